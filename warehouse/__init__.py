@@ -1,0 +1,1 @@
+"""ClickHouse: the client, the migration runner, queries by name."""

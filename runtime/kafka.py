@@ -1,0 +1,124 @@
+"""Kafka clients as every stage uses them: one place for the settings that the delivery rules rest on."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from runtime.settings import Settings
+from schemas.errors import Outage
+from schemas.topics import Topic
+
+SESSION_TIMEOUT_MS: Final = 6000
+TRANSACTION_TIMEOUT_MS: Final = 5000
+REQUEST_TIMEOUT_SEC: Final = 10.0
+
+
+def consumer(settings: Settings, group: str, *, member: str = "", **overrides: Any) -> Consumer:
+    """A read-committed consumer that never commits by itself and never resets an offset by itself except at the very start.
+
+    `member` (unique in the group, stable across restarts) makes the membership static: a restart within the session time-out
+    moves no partition.
+    """
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap,
+        "group.id": group,
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": SESSION_TIMEOUT_MS,
+        "heartbeat.interval.ms": 1000,
+        "max.poll.interval.ms": 120_000,
+        "fetch.wait.max.ms": 50,
+        "fetch.error.backoff.ms": 50,
+        "topic.metadata.refresh.interval.ms": 5000,
+        "socket.nagle.disable": True,
+        "log.connection.close": False,
+        **({"group.instance.id": f"{group}-{member}"} if member else {}),
+        **overrides,
+    }
+    return Consumer(config)
+
+
+def producer(settings: Settings, **overrides: Any) -> Producer:
+    """An idempotent producer, without transactions."""
+    return Producer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap,
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 1,
+            "message.max.bytes": 8 * 1024 * 1024,
+            "queue.buffering.max.messages": 1_000_000,
+            "socket.nagle.disable": True,
+            "log.connection.close": False,
+            **overrides,
+        }
+    )
+
+
+def admin(settings: Settings) -> AdminClient:
+    """The admin client."""
+    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log.connection.close": False})
+
+
+def create_topics(
+    client: AdminClient, topics: Iterable[tuple[str, Topic, int]], replication: int = 1
+) -> list[str]:
+    """Create what is missing of (name, topic, partitions), one after the other in that order; return the new ones' names."""
+    created = []
+    for name, topic, partitions in topics:
+        new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=topic.config())
+        for future in client.create_topics([new], operation_timeout=REQUEST_TIMEOUT_SEC).values():
+            try:
+                future.result()
+                created.append(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+    return created
+
+
+def topic_ids(client: AdminClient, names: Iterable[str]) -> dict[str, uuid.UUID]:
+    """Kafka's own UUID of each topic that exists.
+
+    Raises:
+        Outage: the broker did not answer.
+    """
+    found: dict[str, uuid.UUID] = {}
+    futures = client.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_SEC)
+    for name, future in futures.items():
+        try:
+            found[name] = _uuid(future.result().topic_id)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise Outage(f"Kafka does not describe topic {name}: {error.args[0].str()}") from error
+    return found
+
+
+def committed_or_start(client: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+    """Where the group stands on `partitions`: the committed offset, or the low watermark if it never committed."""
+    places = []
+    for place in client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
+        if place.error is not None:
+            raise KafkaException(place.error)
+        if place.offset < 0:
+            low, _ = client.get_watermark_offsets(
+                TopicPartition(place.topic, place.partition), timeout=REQUEST_TIMEOUT_SEC
+            )
+            place = TopicPartition(place.topic, place.partition, low)
+        places.append(place)
+    return places
+
+
+def _uuid(kafka_uuid: Any) -> uuid.UUID:
+    """confluent_kafka's Uuid (two signed 64-bit halves) as Python's."""
+    high = kafka_uuid.get_most_significant_bits() & (1 << 64) - 1
+    low = kafka_uuid.get_least_significant_bits() & (1 << 64) - 1
+    return uuid.UUID(int=high << 64 | low)

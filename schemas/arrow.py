@@ -1,0 +1,106 @@
+"""Arrow schemas of what moves in batches: observations and outcomes. One Kafka record is one Arrow IPC stream with one batch.
+
+Each column is listed once, with its ClickHouse type and its meaning; a contract test holds the migrations against this table.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+UUID: Final = pa.binary(16)
+MS: Final = pa.timestamp("ms", tz="UTC")
+F32S: Final = pa.list_(pa.field("item", pa.float32(), nullable=False))
+STRINGS: Final = pa.list_(pa.field("item", pa.string(), nullable=False))
+
+
+class Column(NamedTuple):
+    """One column in motion and at rest."""
+
+    name: str
+    arrow: pa.DataType
+    clickhouse: str
+    meaning: str
+
+
+OBSERVATION_COLUMNS: Final = (
+    Column("prediction_id", UUID, "UUID", "Deterministic id of the row (UUIDv7 of its timestamp, topic id, partition, offset, row)"),
+    Column("request_id", pa.string(), "String", "The producer's own id of the request, empty if none was given"),
+    Column("model", pa.string(), "LowCardinality(String)", "Model name"),
+    Column("entity", pa.string(), "String", "The request record's key: tenant, session, account"),
+    Column("role", pa.string(), "LowCardinality(String)", "live: the answer the producer got; shadow: a copy nobody was answered with"),
+    Column("arm", pa.string(), "LowCardinality(String)", "Arm of the route table: champion, challenger, major, baseline; empty for a rejection"),
+    Column("version", pa.string(), "LowCardinality(String)", "Version that computed the scores, major.update; empty for a rejection"),
+    Column("propensity", pa.float32(), "Float32", "Probability with which this arm was chosen for this entity"),
+    Column("route_revision", pa.uint64(), "UInt64", "Revision of the route table that chose the arm"),
+    Column("topic_id", UUID, "UUID", "Kafka's UUID of the request topic"),
+    Column("partition", pa.int32(), "Int32", "Partition of the request"),
+    Column("offset", pa.int64(), "Int64", "Offset of the request"),
+    Column("row", pa.int32(), "Int32", "Row within the request record"),
+    Column("status", pa.string(), "LowCardinality(String)", "answered or rejected"),
+    Column("reason", pa.string(), "LowCardinality(String)", "Why it was rejected, empty if answered"),
+    Column("requested_at", MS, "DateTime64(3, 'UTC')", "Timestamp of the request record"),
+    Column("observed_at", MS, "DateTime64(3, 'UTC')", "When the gateway had the scores"),
+    Column("label", pa.string(), "LowCardinality(String)", "Predicted class, empty for a regression or a rejection"),
+    Column("score", pa.float32(), "Float32", "Probability of the predicted class, or the regression's value; NaN for a rejection"),
+    Column("scores", F32S, "Array(Float32)", "Probability per class in the spec's order, or the one value of a regression"),
+    Column("numbers", F32S, "Array(Float32)", "Numeric features in the spec's order, before scaling; NaN is missing"),
+    Column("texts", STRINGS, "Array(String)", "Category and text features in the spec's order"),
+    Column("segments", STRINGS, "Array(LowCardinality(String))", "Segments of the row that the spec declares, feature=value"),
+    Column("infer_ms", pa.float32(), "Float32", "How long Triton took for the micro-batch"),
+    Column("trace_id", pa.string(), "String", "W3C trace id of the request, empty if it carried none"),
+)  # fmt: skip
+
+OUTCOME_COLUMNS: Final = (
+    Column("outcome_id", UUID, "UUID", "Deterministic id of (prediction, arm, feedback, revision): repeats count once"),
+    Column("prediction_id", UUID, "UUID", "The prediction that the label belongs to"),
+    Column("model", pa.string(), "LowCardinality(String)", "Model name"),
+    Column("entity", pa.string(), "String", "Entity of the request"),
+    Column("role", pa.string(), "LowCardinality(String)", "live or shadow"),
+    Column("arm", pa.string(), "LowCardinality(String)", "Arm that predicted"),
+    Column("version", pa.string(), "LowCardinality(String)", "Version that predicted"),
+    Column("feedback_id", pa.string(), "String", "The feedback that carried the label"),
+    Column("revision", pa.uint32(), "UInt32", "0 for the first label of the prediction, then 1, 2, …"),
+    Column("truth", pa.string(), "LowCardinality(String)", "The label: a class; empty for a regression"),
+    Column("truth_value", pa.float64(), "Float64", "The label of a regression, NaN for a classification"),
+    Column("label", pa.string(), "LowCardinality(String)", "Predicted class"),
+    Column("scores", F32S, "Array(Float32)", "Predicted probabilities, or the value of a regression"),
+    Column("correct", pa.uint8(), "UInt8", "1 if label = truth, else 0; 0 for a regression"),
+    Column("loss", pa.float32(), "Float32", "Log loss of the truth, or squared error"),
+    Column("brier", pa.float32(), "Float32", "Multi-class Brier score; 0 for a regression"),
+    Column("previous_truth", pa.string(), "LowCardinality(String)", "Truth of the revision before, empty at revision 0"),
+    Column("previous_loss", pa.float32(), "Float32", "Loss of the revision before, 0 at revision 0"),
+    Column("previous_brier", pa.float32(), "Float32", "Brier score of the revision before, 0 at revision 0"),
+    Column("segments", STRINGS, "Array(LowCardinality(String))", "Segments of the row, feature=value"),
+    Column("requested_at", MS, "DateTime64(3, 'UTC')", "Timestamp of the request"),
+    Column("observed_at", MS, "DateTime64(3, 'UTC')", "When the gateway had the scores"),
+    Column("labeled_at", MS, "DateTime64(3, 'UTC')", "Event time of the label"),
+    Column("joined_at", MS, "DateTime64(3, 'UTC')", "When label and prediction were joined"),
+    Column("feedback_topic_id", UUID, "UUID", "Kafka's UUID of the feedback topic"),
+    Column("feedback_partition", pa.int32(), "Int32", "Partition of the feedback"),
+    Column("feedback_offset", pa.int64(), "Int64", "Offset of the feedback"),
+)  # fmt: skip
+
+
+def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
+    """The Arrow schema of `columns`; no column is nullable."""
+    return pa.schema([pa.field(column.name, column.arrow, nullable=False) for column in columns])
+
+
+OBSERVATIONS: Final = schema_of(OBSERVATION_COLUMNS)
+OUTCOMES: Final = schema_of(OUTCOME_COLUMNS)
+
+
+def encode_batch(batch: pa.RecordBatch) -> bytes:
+    """One Kafka record's value: an Arrow IPC stream with one batch."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def decode_batch(value: bytes) -> pa.RecordBatch:
+    """The batch in one Kafka record's value; its buffers point into `value`."""
+    with pa.ipc.open_stream(value) as reader:
+        return reader.read_next_batch()
