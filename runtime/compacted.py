@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -33,9 +33,8 @@ class CompactedTopic:
         self.values: dict[bytes, bytes] = {}
         self._topic = topic
         # EOF events tell the end as a reader of committed records sees it: an open transaction holds the last stable offset back.
-        self._consumer: Consumer = consumer(
-            settings, f"compacted-{uuid.uuid4()}", **{"enable.partition.eof": True, "fetch.wait.max.ms": 10}
-        )
+        overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
+        self._consumer: Consumer = consumer(settings, f"compacted-{uuid.uuid4()}", **overrides)
         if partitions is None:
             metadata = self._consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic]
             partitions = list(metadata.partitions)
