@@ -6,6 +6,7 @@ import importlib.util
 import click
 
 from cli.commands import COMMANDS
+from schemas.errors import UserError
 
 
 class LazyGroup(click.Group):
@@ -24,6 +25,14 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """A person's mistake is one line and an exit code, whichever command met it."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"tidemill: {error}", err=True)
+            ctx.exit(error.exit_code)
 
 
 def _exists(target: str) -> bool:

@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -52,6 +53,10 @@ def main(stamp: str, arguments: list[str]) -> int:
     except (BootstrapError, parts.PartError) as error:
         say(f"tidemill: {error}")
         return 1
+    return become_the_command_line(arguments)
+
+
+def become_the_command_line(arguments: list[str]) -> NoReturn:
     python = VENV / "bin" / "python"
     os.execv(python, [str(python), "-P", "-m", "cli", *arguments])
 
@@ -110,7 +115,9 @@ def check_disk() -> None:
     needed = sum(row[2] for row in wanted())
     free = shutil.disk_usage(ROOT).free
     if free < needed:
-        raise BootstrapError(f"{ROOT} has {free / 1e9:.1f} GB free, the installation needs {needed / 1e9:.1f} GB")
+        raise BootstrapError(
+            f"{ROOT} has {free / 1e9:.1f} GB free, the installation needs {needed / 1e9:.1f} GB"
+        )
 
 
 def make_tools() -> Path:
@@ -120,7 +127,10 @@ def make_tools() -> Path:
     if not stamp.is_file() or stamp.read_text() != parts.sha256_of(lock):
         say("Installing the installer (uv)")
         shutil.rmtree(TOOLS, ignore_errors=True)
-        run([sys.executable, "-m", "venv", str(TOOLS)], "cannot make a virtual environment (on Debian or Ubuntu: python3.11-venv)")
+        run(
+            [sys.executable, "-m", "venv", str(TOOLS)],
+            "cannot make a virtual environment (on Debian or Ubuntu: python3.11-venv)",
+        )
         pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
         run([*pip, "install", "--quiet", "--require-hashes", "--requirement", str(lock)], "cannot install uv")
         stamp.write_text(parts.sha256_of(lock))
@@ -133,7 +143,11 @@ def make_venv(uv: Path) -> None:
     VENV_STAMP.unlink(missing_ok=True)
     python = str(VENV / "bin" / "python")
     if not (VENV / "bin" / "python").exists():
-        run([str(uv), "venv", "--quiet", "--python", sys.executable, str(VENV)], "cannot make .venv", environment)
+        run(
+            [str(uv), "venv", "--quiet", "--python", sys.executable, str(VENV)],
+            "cannot make .venv",
+            environment,
+        )
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     install = [str(uv), "pip", "install", "--python", python, *quiet]
     run(
@@ -150,11 +164,15 @@ def make_venv(uv: Path) -> None:
 def fetch_parts() -> None:
     if parts.missing():
         # In a process of its own, since jgo and the Java runtime live in .venv.
-        done = subprocess.run([str(VENV / "bin" / "python"), "-P", "-m", "compose.embedded.parts"], cwd=ROOT, check=False)
+        done = subprocess.run(
+            [str(VENV / "bin" / "python"), "-P", "-m", "compose.embedded.parts"], cwd=ROOT, check=False
+        )
         if done.returncode == 130:
             raise KeyboardInterrupt
         if done.returncode:
-            raise BootstrapError("the parts are not complete (the line above says why); the same command continues")
+            raise BootstrapError(
+                "the parts are not complete (the line above says why); the same command continues"
+            )
 
 
 def pip_configuration(python: Path) -> dict[str, str]:

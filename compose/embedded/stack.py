@@ -1,0 +1,236 @@
+"""What processes make a stack: the table, their addresses, and the checks that say they work."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from compose.embedded.kafka import Kafka, KafkaProbe
+from compose.embedded.parts import ROOT
+from compose.embedded.process import NotReady, Process, Start
+from compose.embedded.triton import Triton
+from runtime.settings import Settings
+from schemas.errors import UserError
+
+HOST = "127.0.0.1"
+WRITER = "tidemill"
+MODELS_DIR = ROOT / "triton_models"
+
+
+class PortTaken(UserError):
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Ports:
+    kafka: int = 9092
+    kafka_controller: int = 9093
+    triton_http: int = 8000
+    triton_grpc: int = 8001
+    triton_metrics: int = 8002
+    clickhouse: int = 8123
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of Tidemill's own processes: `python -m ARGUMENTS`."""
+
+    arguments: tuple[str, ...]
+    after: tuple[str, ...]
+    replicas: int = 1
+
+
+# The order is that of `status` and of the way of an event.
+SERVICES: Mapping[str, Service] = {
+    "gateway": Service(("inference",), after=("setup", "triton")),
+    "sink": Service(("streams", "sink"), after=("setup",)),
+    "labels": Service(("streams", "labels"), after=("setup",)),
+    "worker": Service(("streams", "worker"), after=("setup",)),
+    "training": Service(("training",), after=("setup",)),
+    "control": Service(("control",), after=("setup", "triton")),
+}
+
+
+def choose_ports(mode: str) -> Ports:
+    """`fixed`: the usual ones, which must be free. `ephemeral`: free ones.
+
+    Raises:
+        PortTaken: names the port, what wanted it and, where the system shows it, who has it.
+    """
+    if mode == "ephemeral":
+        return Ports(*free_ports(len(asdict(Ports()))))
+    ports = Ports()
+    for name, port in asdict(ports).items():
+        if not is_free(port):
+            raise PortTaken(
+                f"port {port} ({name}) is taken by {owner(port)}; end it, or use --ports ephemeral"
+            )
+    return ports
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports free at this moment, below the range from which the kernel takes those of outgoing connections (32768 and up),
+
+    so that no client's connection can take one between this check and the server's bind.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(12000, 32000), 2000):
+        if is_free(port):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise PortTaken("no free ports between 12000 and 32000")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a closed connection's TIME_WAIT does not count
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def owner(port: int) -> str:
+    import psutil
+
+    for connection in psutil.net_connections("tcp"):
+        if (
+            connection.laddr
+            and connection.laddr.port == port
+            and connection.status == psutil.CONN_LISTEN
+            and connection.pid
+        ):
+            return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return "another user's process"
+
+
+def writer_password_file(data_dir: Path) -> Path:
+    """The file with the password of ClickHouse's writing user, made once per data folder and readable by its owner only."""
+    file = data_dir / "clickhouse-writer-password"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(24))
+    return file
+
+
+def settings(data_dir: Path, ports: Ports) -> Settings:
+    """What the services are told, and what a client of this stack needs."""
+    return Settings(
+        kafka_bootstrap=f"{HOST}:{ports.kafka}",
+        triton_grpc_url=f"{HOST}:{ports.triton_grpc}",
+        triton_http_url=f"http://{HOST}:{ports.triton_http}",
+        clickhouse_url=f"http://{HOST}:{ports.clickhouse}",
+        clickhouse_user=WRITER,
+        clickhouse_password=writer_password_file(data_dir).read_text(),
+        artifacts_dir=data_dir / "artifacts",
+        models_dir=MODELS_DIR,
+    )
+
+
+def processes(data_dir: Path, ports: Ports, services: Sequence[str]) -> list[Process]:
+    """The stack: infrastructure, set-up (topics and migrations), and the named `services`."""
+    common = settings(data_dir, ports)
+    environment = {**common.environment(), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return [
+        *_infrastructure(data_dir, ports, common),
+        Process(
+            "setup", lambda: Start(_python("runtime.setup"), environment),
+            after=("kafka", "clickhouse"), once=True,
+        ),
+        *(process for name in services for process in _service(name, environment)),
+    ]  # fmt: skip
+
+
+def _infrastructure(data_dir: Path, ports: Ports, common: Settings) -> list[Process]:
+    kafka = Kafka(HOST, ports.kafka, ports.kafka_controller, data_dir / "kafka")
+    triton = Triton(
+        HOST, ports.triton_http, ports.triton_grpc, ports.triton_metrics, data_dir / "triton",
+        lambda repository: write_repository(common, repository),
+    )  # fmt: skip
+    password = writer_password_file(data_dir)
+    clickhouse = [
+        "compose.embedded.clickhouse", "--data", str(data_dir / "clickhouse"), "--host", HOST,
+        "--port", str(ports.clickhouse), "--writer-user", WRITER, "--writer-password-file", str(password),
+    ]  # fmt: skip
+    return [
+        # A stop writes the whole of what is buffered; a broker that is killed has to check its log at the next start.
+        Process("kafka", kafka.start, KafkaProbe(common.kafka_bootstrap), check_every_sec=10, grace_sec=20),
+        Process(
+            "clickhouse",
+            lambda: Start(_python(*clickhouse)),
+            lambda: query(common.clickhouse_url),
+            grace_sec=20,
+        ),
+        Process("triton", triton.start, triton.ready),
+    ]
+
+
+def write_repository(common: Settings, repository_dir: Path) -> list[str]:
+    """Triton's model repository, from the specs. Returns the models' names."""
+    from triton_models import triton_config  # it alone knows models: nothing else needs it
+
+    names: list[str] = triton_config.write_repository(common.models_dir, common.artifacts_dir, repository_dir)
+    return names
+
+
+def _python(*arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-m", *arguments]
+
+
+def _service(name: str, environment: Mapping[str, str]) -> list[Process]:
+    if name not in SERVICES:
+        raise UserError(f"no service is named {name!r}; there are {', '.join(SERVICES)}")
+    service = SERVICES[name]
+    result = []
+    for slot in range(service.replicas):
+        life = ServiceLife(service.arguments, {**environment, "TIDEMILL_SLOT": str(slot)})
+        replica = name if service.replicas == 1 else f"{name}-{slot}"
+        result.append(Process(replica, life.start, life.ready, after=service.after))
+    return result
+
+
+@dataclass
+class ServiceLife:
+    """A service's port is chosen before each start, so that one taken meanwhile costs a restart and no more."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    port: int = 0
+
+    def start(self) -> Start:
+        (self.port,) = free_ports(1)
+        return Start(_python(*self.arguments), {**self.environment, "TIDEMILL_HTTP_PORT": str(self.port)})
+
+    def ready(self) -> Mapping[str, Any]:
+        return health(f"http://{HOST}:{self.port}/health")
+
+
+def health(url: str) -> Mapping[str, Any]:
+    """A service's own word. Raises `NotReady` with its last error while it says that it is not ready."""
+    try:
+        with urllib.request.urlopen(url, timeout=3) as answer:
+            snapshot: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        snapshot = json.load(error)
+    if not snapshot.get("ready"):
+        raise NotReady(snapshot.get("last_error") or "says that it is not ready", snapshot)
+    return snapshot
+
+
+def query(url: str) -> Mapping[str, Any]:
+    """ClickHouse answers a query."""
+    with urllib.request.urlopen(f"{url}/?query=SELECT%20version()", timeout=5) as answer:
+        return {"version": answer.read().decode().strip()}

@@ -1,0 +1,89 @@
+"""tritonserver from the `nvidia-pytriton` wheel: Python backend, explicit model control, loopback only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import sysconfig
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compose.embedded import parts
+from compose.embedded.process import NotReady, Start
+
+WriteRepository = Callable[[Path], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Triton:
+    """The server as a process. `write_repository` fills the model repository before each start and returns the models' names."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    repository_dir: Path
+    write_repository: WriteRepository
+    models: list[str] = field(default_factory=list)
+    """Filled by `start`: what the probe waits for."""
+
+    def start(self) -> Start:
+        self.repository_dir.mkdir(parents=True, exist_ok=True)
+        self._remove_stale_memory()
+        self.models[:] = self.write_repository(self.repository_dir)
+        server = parts.path("tritonserver") / "pytriton" / "tritonserver"
+        argv = [
+            str(server / "bin" / "tritonserver"),
+            f"--model-repository={self.repository_dir}",
+            f"--backend-directory={server / 'backends'}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in self.models),
+            # Without this each model's interpreter, with torch, is started once more only to ask for the configuration.
+            "--disable-auto-complete-config",
+            "--exit-on-error=false",  # one broken model must not take the others down; the probe names it
+            "--exit-timeout-secs=5",
+            f"--http-address={self.host}", f"--http-port={self.http_port}",
+            f"--grpc-address={self.host}", f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={self.host}", f"--metrics-port={self.metrics_port}",
+            "--pinned-memory-pool-byte-size=0",
+            f"--backend-config=python,shm-region-prefix-name={self._memory_prefix}",
+            "--log-verbose=0",
+        ]  # fmt: skip
+        return Start(argv, self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        libraries = [
+            parts.path("tritonserver") / "nvidia_pytriton.libs",
+            Path(sysconfig.get_config_var("LIBDIR")),
+        ]
+        return {
+            # The backend's stub ignores PYTHONPATH: it takes the packages of the first python3 on PATH.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    @property
+    def _memory_prefix(self) -> str:
+        return f"tidemill-{self.grpc_port}-"
+
+    def _remove_stale_memory(self) -> None:
+        """A killed server leaves its shared memory behind, 1 MB and more a model. Our port is ours alone, so is the prefix."""
+        for region in Path("/dev/shm").glob(f"{self._memory_prefix}*"):
+            region.unlink(missing_ok=True)
+
+    def ready(self) -> Mapping[str, Any]:
+        """Every model is loaded. That a version answers rightly is the golden inference of gateway and control."""
+        url = f"http://{self.host}:{self.http_port}/v2/repository/index"
+        with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=3) as answer:
+            index = {model["name"]: model for model in json.load(answer)}
+        for name in self.models:
+            model = index.get(name, {})
+            if model.get("state") != "READY":
+                reason = model.get("reason") or model.get("state") or "not loaded yet"
+                raise NotReady(f"model {name}: {str(reason).strip().splitlines()[-1]}")
+        return {"models": list(self.models)}
