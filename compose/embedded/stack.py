@@ -147,7 +147,7 @@ def processes(data_dir: Path, ports: Ports, services: Sequence[str]) -> list[Pro
     return [
         *_infrastructure(data_dir, ports, common),
         Process(
-            "setup", lambda: Start(_python("runtime.setup"), environment),
+            "setup", lambda: Start(_python("compose.setup"), environment),
             after=("kafka", "clickhouse"), once=True,
         ),
         *(process for name in services for process in _service(name, environment)),

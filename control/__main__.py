@@ -1,0 +1,9 @@
+"""`python -m control`: the control room."""
+
+import sys
+
+from control.service import main
+from runtime.service import run
+
+if __name__ == "__main__":
+    sys.exit(run("control", main))

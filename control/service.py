@@ -1,0 +1,291 @@
+"""The control room: outcomes, alerts, candidates and commands in; retrain orders, route tables and their reasons out.
+
+One process decides for all models. What it decides, what it remembers and the offsets that both cover are one transaction of the
+transactional id `control`: a second control room fences the first, and a crash at any point leaves a state from which the same
+decisions follow. Decisions are pure (`policy`, `rollout`); this file moves the bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from tritonclient.grpc import InferenceServerClient
+
+from control import policy, rollout
+from control.golden import check_golden
+from control.pairs import Versions, differences, first_labels
+from control.prune import doomed
+from control.state import ModelState
+from runtime.artifacts import ArtifactStore
+from runtime.clock import now_ms
+from runtime.compacted import CompactedTopic
+from runtime.kafka import committed_or_start, consumer
+from runtime.service import Health, Stage, Stop
+from runtime.settings import Settings
+from runtime.telemetry import counter
+from runtime.transactions import TransactionalProducer, TransactionLost
+from schemas.arrow import decode_batch
+from schemas.artifact import parse_version
+from schemas.errors import Outage
+from schemas.events import Alert, Candidate, Command, Retrain, RouteTable
+from schemas.spec import load_specs
+from schemas.topics import ALERTS, CANDIDATES, COMMANDS, OUTCOMES, RETRAINS, ROLLOUTS, ROUTES, STATE
+
+log = logging.getLogger(__name__)
+
+STATE_KEY: Final = "control/"
+_POLL_SEC: Final = 0.05
+_SAVE_SEC: Final = 0.25
+_HEALTH_SEC: Final = 1.0
+_BATCH: Final = 500
+_RETRY_SEC: Final = 1.0
+
+
+def main(settings: Settings, health: Health, stop: Stop) -> None:
+    """Decide until told to stop; after an outage or a lost transaction everything is read again from what was committed."""
+    while not stop.is_set():
+        room = None
+        try:
+            room = ControlRoom(settings, health)
+            room.run(stop)
+        except (Outage, TransactionLost, KafkaException) as error:
+            health.set_ready(False)
+            health.error(str(error))
+            stop.wait(_RETRY_SEC)
+        finally:
+            if room is not None:
+                room.close()
+
+
+class ControlRoom:
+    """One session: from what was committed until the stop or the first failure."""
+
+    def __init__(self, settings: Settings, health: Health) -> None:
+        self._settings, self._health = settings, health
+        self._specs = load_specs(settings.models_dir)
+        self._store = ArtifactStore(settings.artifacts_dir)
+        self._triton = InferenceServerClient(settings.triton_grpc_url)
+        # Initialising comes before reading: whoever is fenced by it writes nothing after what is read here.
+        self._producer = TransactionalProducer(settings, "control")
+        self._routes = {name: rollout.empty_route(name) for name in self._specs}
+        self._states = {name: ModelState() for name in self._specs}
+        self._restore()
+        self._consumer: Consumer = consumer(settings, "control", member="0")
+        self._consumer.subscribe(
+            [OUTCOMES.name, ALERTS.name, CANDIDATES.name, COMMANDS.name], on_assign=self._assigned
+        )
+        self._positions: dict[tuple[str, int], int] = {}
+        self._touched: set[str] = set()
+        self._decided = False
+        self._saved_at = self._reported_at = 0.0
+
+    def run(self, stop: Stop) -> None:
+        """Poll, decide, commit."""
+        while not stop.is_set():
+            messages = self._consumer.consume(_BATCH, _POLL_SEC)
+            for message in messages:
+                if message.error() is not None:
+                    raise KafkaException(message.error())
+                self._take(message)
+            for name, spec in self._specs.items():
+                self._order(name, *policy.on_schedule(spec, self._routes[name], self._states[name], now_ms()))
+            now = time.monotonic()
+            if self._decided or (self._positions and now - self._saved_at >= _SAVE_SEC):
+                self._commit()
+            if now - self._reported_at >= _HEALTH_SEC:
+                self._report()
+                self._reported_at = now
+        self._commit()
+
+    def close(self) -> None:
+        """Let go of everything; what was not committed is decided again."""
+        self._producer.close()
+        self._consumer.close()
+        self._triton.close()
+
+    def _take(self, message: Message) -> None:
+        topic, value = message.topic() or "", message.value() or b""
+        if topic == OUTCOMES.name:
+            self._on_outcomes(value)
+        elif topic == ALERTS.name:
+            alert = msgspec.json.decode(value, type=Alert)
+            if alert.model in self._specs:
+                name = alert.model
+                self._order(
+                    name,
+                    *policy.on_alert(
+                        self._specs[name], self._routes[name], self._states[name], alert, now_ms()
+                    ),
+                )
+        elif topic == CANDIDATES.name:
+            self._on_candidate(msgspec.json.decode(value, type=Candidate))
+        else:
+            self._on_command(msgspec.json.decode(value, type=Command))
+        self._positions[topic, message.partition() or 0] = (message.offset() or 0) + 1
+
+    def _on_outcomes(self, value: bytes) -> None:
+        batch = decode_batch(value)
+        for name in set(batch["model"].to_pylist()) & set(self._specs):
+            spec = self._specs[name]
+            labels = first_labels(batch, name)
+            if not labels.table.num_rows:
+                continue
+            state, route = self._states[name], self._routes[name]
+            state = msgspec.structs.replace(
+                state,
+                labels=state.labels + labels.live_rows,
+                joined_through_ms=max(state.joined_through_ms, labels.joined_through_ms),
+            )
+            if state.chain is not None and route.major:
+                chain = Versions("live", f"{parse_version(route.major)[0]}.*")
+                paired = differences(spec, labels.table, chain, Versions("shadow", route.major))
+                state = msgspec.structs.replace(
+                    state, chain=rollout.compare(state.chain, paired, spec.rollout.max_loss)
+                )
+            challenger = next((arm for arm in route.arms if arm.name == "challenger"), None)
+            if state.challenge is not None and challenger is not None:
+                live = Versions("live", f"{parse_version(route.champion)[0]}.*")
+                paired = differences(spec, labels.table, Versions("shadow", challenger.version), live)
+                state = msgspec.structs.replace(
+                    state, challenge=rollout.compare(state.challenge, paired, spec.rollout.max_loss)
+                )
+            self._remember(name, state)
+            self._decide(name, rollout.on_chain(spec, route, state, now_ms()))
+            self._decide(name, rollout.on_challenge(spec, self._routes[name], self._states[name], now_ms()))
+            self._order(name, *policy.on_labels(spec, self._routes[name], self._states[name], now_ms()))
+
+    def _on_candidate(self, candidate: Candidate) -> None:
+        name = candidate.model
+        if name not in self._specs:
+            return
+        self._remember(name, self._states[name].answered(candidate.retrain_id))
+        seen = {arm.version for arm in self._routes[name].arms}
+        if candidate.version in seen:
+            return  # The trainer published it again after a crash: it was decided on.
+        golden_error = ""
+        if candidate.passed and candidate.artifact:
+            golden_error = check_golden(
+                self._triton, self._store, name, candidate.artifact, unload=self._pruned(name)
+            )
+        self._decide(
+            name,
+            rollout.on_candidate(self._specs[name], self._routes[name], candidate, golden_error, now_ms()),
+        )
+
+    def _on_command(self, command: Command) -> None:
+        name = command.model
+        if name not in self._specs:
+            return
+        spec, route = self._specs[name], self._routes[name]
+        if command.action == "retrain":
+            self._order(name, *policy.on_retrain_command(spec, route, self._states[name], command, now_ms()))
+            return
+        self._decide(name, rollout.on_command(spec, route, command, self._store.artifacts(name), now_ms()))
+
+    def _decide(self, name: str, decision: rollout.Decision | None) -> None:
+        """Write the route table with its event into the transaction, and start new comparisons where due."""
+        if decision is None:
+            return
+        old, new = self._routes[name], decision.route
+        self._producer.begin()
+        self._producer.produce(ROLLOUTS.name, msgspec.json.encode(decision.rollout), key=name.encode())
+        self._producer.produce(ROUTES.name, msgspec.json.encode(new), key=name.encode())
+        self._decided = True
+        self._routes[name] = new
+        margin = self._specs[name].rollout.max_loss
+        state = self._states[name]
+        if new.major != old.major or decision.rollout.action in ("revert", "rollback"):
+            state = msgspec.structs.replace(state, chain=rollout.fresh_comparison(margin))
+        if decision.rollout.action == "start_shadow":
+            state = msgspec.structs.replace(state, challenge=rollout.fresh_comparison(margin))
+        elif new.stage == "steady":
+            state = msgspec.structs.replace(state, challenge=None)
+        self._remember(name, state)
+        counter("tidemill_decisions_total").labels(name, decision.rollout.action).inc()
+        log.info(
+            "%s: %s %s: %s", name, decision.rollout.action, decision.rollout.version, decision.rollout.reason
+        )
+
+    def _order(self, name: str, state: ModelState, retrain: Retrain | None) -> None:
+        if retrain is None:
+            return
+        self._producer.begin()
+        self._producer.produce(RETRAINS.name, msgspec.json.encode(retrain), key=name.encode())
+        self._decided = True
+        self._remember(name, state)
+        log.info("%s: ordered %s %s: %s", name, retrain.kind, retrain.new_version, retrain.reason)
+
+    def _remember(self, name: str, state: ModelState) -> None:
+        if state != self._states[name]:
+            self._states[name] = state
+            self._touched.add(name)
+
+    def _commit(self) -> None:
+        """State, orders, decisions and offsets: all or nothing."""
+        if not (self._positions or self._touched):
+            return
+        self._producer.begin()
+        for name in self._touched:
+            self._producer.produce(
+                STATE.name, msgspec.json.encode(self._states[name]), key=(STATE_KEY + name).encode()
+            )
+        places = [
+            TopicPartition(topic, partition, offset) for (topic, partition), offset in self._positions.items()
+        ]
+        if places:
+            self._producer.send_offsets(places, self._consumer.consumer_group_metadata())
+        self._producer.commit()
+        self._positions.clear()
+        self._touched.clear()
+        self._decided = False
+        self._saved_at = time.monotonic()
+
+    def _restore(self) -> None:
+        """Route tables and states as they were last committed."""
+        routes = CompactedTopic(self._settings, ROUTES.name)
+        for name in self._specs:
+            if (value := routes.values.get(name.encode())) is not None:
+                self._routes[name] = msgspec.json.decode(value, type=RouteTable)
+        routes.close()
+        states = CompactedTopic(self._settings, STATE.name)
+        for name in self._specs:
+            if (value := states.values.get((STATE_KEY + name).encode())) is not None:
+                self._states[name] = msgspec.json.decode(value, type=ModelState)
+        states.close()
+
+    def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        client.assign(committed_or_start(client, partitions))
+        self._health.set_ready()
+
+    def _pruned(self, name: str) -> str:
+        """Remove what nobody can need any more; return the names, for Triton to forget."""
+        gone = doomed(self._store.artifacts(name), self._routes[name], self._specs[name].rollout.keep_updates)
+        for artifact in gone:
+            self._store.remove(name, artifact)
+        return ",".join(gone)
+
+    def _report(self) -> None:
+        for place in self._consumer.position(self._consumer.assignment()):
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(place.topic, place.partition), cached=True
+            )
+            at = place.offset if place.offset >= 0 else max(low, 0)
+            self._health.stage(
+                f"control {place.topic}:{place.partition}",
+                Stage(lag_records=max(high - at, 0) if high >= 0 else 0),
+            )
+        self._health.detail(
+            routes={name: msgspec.to_builtins(route) for name, route in self._routes.items()},
+            models={
+                name: {
+                    "labels": state.labels,
+                    "open_orders": sorted(state.orders),
+                    "frozen": self._routes[name].frozen,
+                }
+                for name, state in self._states.items()
+            },
+        )
