@@ -9,6 +9,7 @@ import fcntl
 import importlib
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -71,6 +72,10 @@ class Connection:
 
     def close(self) -> None:
         self._raw.close()
+
+    def reads(self, sql: str) -> bool:
+        """Whether ``sql`` changes nothing, by the engine's own parser; such a query may be killed at any time."""
+        return bool(self._raw.classify_query(sql)["query_class"].name == "READ_ONLY")
 
     def execute(
         self, sql: str, output_format: str = "TSV", parameters: Mapping[str, str] | None = None
@@ -195,8 +200,12 @@ class Engine:
         self._connect = _chdb.connect
         self._path = str((data_dir / "store").resolve())
         self._root = self._connect(f"{self._path}?config-file={config_path.resolve()}")
-        facts = bytes(self._root.query("SELECT version(), timezone()", "TSV").bytes()).decode().split()
-        self.version, self.timezone = facts
+        self._root_lock = threading.Lock()
+        self.version, self.timezone = self._ask("SELECT version(), timezone()").decode().split()
+
+    def _ask(self, sql: str, **parameters: str) -> bytes:
+        with self._root_lock:
+            return bytes(self._root.query(sql, "TSV", params=parameters).bytes())
 
     def connect(self, user: User, readonly: bool = False) -> Connection:
         """A fresh connection; ``readonly`` pins a writer's to reads, as an HTTP GET asks for."""
@@ -209,23 +218,17 @@ class Engine:
 
     def engine_query_id(self, query_id: str) -> str | None:
         """The engine's own id of a running query."""
-        found = bytes(
-            self._root.query(
-                "SELECT query_id FROM system.processes WHERE splitByChar(' ', Settings['log_comment'])[1] = {id:String}",
-                "TSV",
-                params={"id": query_id},
-            ).bytes()
-        )
-        return found.decode().strip() or None
+        sql = "SELECT query_id FROM system.processes WHERE splitByChar(' ', Settings['log_comment'])[1] = {id:String}"
+        return self._ask(sql, id=query_id).decode().strip() or None
 
     def kill(self, query_id: str) -> None:
         """Ask a running query to stop; the query itself then fails with QUERY_WAS_CANCELLED."""
         if (engine_id := self.engine_query_id(query_id)) is not None:
-            self._root.query(f"KILL QUERY WHERE query_id = {quote(engine_id)} ASYNC", "TSV")
+            self._ask(f"KILL QUERY WHERE query_id = {quote(engine_id)} ASYNC")
 
     def metrics(self) -> bytes:
         """The engine's own counters and gauges as Prometheus text."""
-        return bytes(self._root.query(_METRICS, "TSV").bytes())
+        return self._ask(_METRICS)
 
     def close(self) -> None:
         """Let merges and caches settle and release the directory. No connection may be in use."""

@@ -62,9 +62,7 @@ class Server:
     max_running: int = 16
     max_waiting: int = 256
     _sessions: dict[tuple[str, str], OpenSession] = field(default_factory=dict)
-    _live: dict[str, bool] = field(
-        default_factory=dict
-    )  # query id: whether it may be killed (no INSERT with a body)
+    _live: dict[str, bool] = field(default_factory=dict)  # query id: whether it only reads
     _waiting: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +82,7 @@ class Server:
         return app
 
     def kill_reads(self) -> None:
-        """Stop every query but the inserts whose data are all here."""
+        """Stop every running query that only reads."""
         for query_id, killable in list(self._live.items()):
             if killable:
                 self.engine.kill(query_id)
@@ -228,7 +226,8 @@ class Server:
         """Start the call's query; yields its result in chunks, and its outcome. Leaving early kills it."""
         loop = asyncio.get_running_loop()
         connection, release = self._lease(call)
-        query_id, killable = call.query.query_id, call.query.insert is None
+        query_id = call.query.query_id
+        killable = call.query.insert is None and connection.reads(call.query.sql)
         query = replace(call.query, sql=self._with_engine_ids(call.query.sql)) if self._live else call.query
         self._live[query_id] = killable
         read_end, write_end = os.pipe()
@@ -259,7 +258,7 @@ class Server:
                 await asyncio.shield(self._settle(query_id, killable, done))
 
     async def _settle(self, query_id: str, killable: bool, done: Outcome) -> None:
-        """The client is gone: stop the query, unless it is an INSERT whose data are all here."""
+        """The client is gone: stop its query, unless that writes (the server does the same)."""
         if killable:
             await asyncio.to_thread(self.engine.kill, query_id)
         await asyncio.wait([done])
