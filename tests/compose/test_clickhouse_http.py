@@ -198,9 +198,26 @@ def test_a_reader_may_look_at_everything(server: ServerProcess, sql: str) -> Non
     assert (answer.status, bool(answer.body)) == (200, True)
 
 
-def test_a_get_does_not_write_even_for_the_writer(server: ServerProcess) -> None:
-    answer = server.http(method="GET", writer=True, params={"query": "INSERT INTO events SELECT 1, 'x'"})
-    assert answer.headers["X-ClickHouse-Exception-Code"] == "164"
+@pytest.mark.parametrize("session", [{}, {"session_id": "getter"}])
+def test_a_get_and_readonly_do_not_write_even_for_the_writer(
+    server: ServerProcess, session: dict[str, str]
+) -> None:
+    insert = {"query": "INSERT INTO events SELECT 1, 'x'", **session}
+    for method, params in (("GET", insert), ("POST", insert | {"readonly": "1"})):
+        answer = server.http(method=method, writer=True, params=params)
+        assert answer.headers["X-ClickHouse-Exception-Code"] == "164"
+    assert server.http(method="POST", writer=True, params=insert).status == 200
+
+
+def test_a_query_id_runs_once_at_a_time(server: ServerProcess) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.http, "SELECT sleep(2)", params={"query_id": "twin"})
+        wait_until(lambda: running_queries(server, "twin") == 1, "the first runs")
+        assert (
+            server.http("SELECT 1", params={"query_id": "twin"}).headers["X-ClickHouse-Exception-Code"]
+            == "216"
+        )
+        assert first.result().status == 200
 
 
 def test_a_session_is_known_locked_and_lost(server: ServerProcess) -> None:

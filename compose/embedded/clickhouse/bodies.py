@@ -12,7 +12,8 @@ from typing import IO, Any
 import lz4.frame
 import zstandard
 
-from compose.embedded.clickhouse.errors import ClickHouseError
+from compose.embedded.clickhouse.access import User
+from compose.embedded.clickhouse.errors import ClickHouseError, readonly
 from compose.embedded.clickhouse.statements import Insert, find_insert
 
 HEAD_BYTES = 256 * 1024  # ClickHouse's max_query_size: an INSERT's text before its data is no longer
@@ -69,7 +70,7 @@ def path_of(file: IO[bytes]) -> str:
 
 
 async def read_statement(
-    url_query: str, body: AsyncIterator[bytes], spool_dir: Path
+    url_query: str, body: AsyncIterator[bytes], spool_dir: Path, user: User
 ) -> tuple[str, Insert | None, IO[bytes] | None]:
     """The statement in URL and body as ClickHouse joins them, and an INSERT's data as a spooled file."""
     head = bytearray((url_query + "\n").encode("utf-8", "surrogateescape") if url_query else b"")
@@ -90,6 +91,8 @@ async def read_statement(
             insert = find_insert(bytes(head))
     if insert is None:
         return head.decode("utf-8", "surrogateescape"), None, None
+    if not user.may_write:
+        raise readonly(user.name)  # before its data fill the disk
     file = open_spool(spool_dir)
     try:
         file.write(head[insert.data_start :])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from compose.embedded.clickhouse.access import ENGINE_USERS, User, check_reader, engine_config, explain_denial
-from compose.embedded.clickhouse.errors import ClickHouseError
+from compose.embedded.clickhouse.errors import ClickHouseError, readonly
 from compose.embedded.clickhouse.statements import Insert, find_output
 
 _SETTING_NAME = re.compile(r"[A-Za-z_][\w.]*")
@@ -65,17 +65,14 @@ class Summary:
 class Connection:
     """A connection of one user. Not for two threads at a time."""
 
-    def __init__(self, raw: Any, user: User) -> None:
+    def __init__(self, raw: Any, user: User, shared: bool) -> None:
         self._raw = raw
+        self._shared = shared
         self._user = user
         self._has_state = False  # a SET, USE or CREATE TEMPORARY TABLE was run
 
     def close(self) -> None:
         self._raw.close()
-
-    def reads(self, sql: str) -> bool:
-        """Whether ``sql`` changes nothing, by the engine's own parser; such a query may be killed at any time."""
-        return bool(self._raw.classify_query(sql)["query_class"].name == "READ_ONLY")
 
     def execute(
         self, sql: str, output_format: str = "TSV", parameters: Mapping[str, str] | None = None
@@ -95,7 +92,8 @@ class Connection:
         try:
             result = self._execute(query, output_path, compression)
         finally:
-            self._leave(query, restore)
+            if self._shared:
+                self._leave(query, restore)
         summary = Summary(
             read_rows=result.storage_rows_read(),
             read_bytes=result.storage_bytes_read(),
@@ -109,7 +107,7 @@ class Connection:
     def _execute(self, query: Query, output_path: str, compression: str) -> Any:
         if query.insert is not None and query.data_path is not None:
             if not self._user.may_write:
-                check_reader(self._raw, self._user.name, "", "MUTATING")
+                raise readonly(self._user.name)
             return self.execute(query.insert.from_infile(query.data_path), parameters=query.parameters)
         report = self._raw.classify_query(query.sql)
         kind = report["query_class"].name
@@ -135,7 +133,7 @@ class Connection:
         for name in settings:
             if not _SETTING_NAME.fullmatch(name):
                 raise ClickHouseError(115, "UNKNOWN_SETTING", f"Unknown setting '{name}'.")
-        undo = self._undo(query.settings)
+        undo = self._undo(query.settings) if self._shared else []
         database = (
             bytes(self.execute("SELECT currentDatabase()").bytes())
             if query.database and self._has_state
@@ -207,11 +205,15 @@ class Engine:
         with self._root_lock:
             return bytes(self._root.query(sql, "TSV", params=parameters).bytes())
 
-    def connect(self, user: User, readonly: bool = False) -> Connection:
-        """A fresh connection; ``readonly`` pins a writer's to reads, as an HTTP GET asks for."""
-        pinned = readonly or not user.may_write
-        raw = self._connect(self._path + ("?readonly=2" if pinned else ""))
-        connection = Connection(raw, user)
+    def reads(self, sql: str) -> bool:
+        """Whether ``sql`` changes nothing, by the engine's own parser; what does not parse runs nothing."""
+        with self._root_lock:
+            return self._root.classify_query(sql)["query_class"].name in ("READ_ONLY", "UNKNOWN")
+
+    def connect(self, user: User, shared: bool = False) -> Connection:
+        """A fresh connection; if ``shared`` by several queries, each leaves it as it found it."""
+        raw = self._connect(self._path + ("" if user.may_write else "?readonly=2"))
+        connection = Connection(raw, user, shared)
         if not user.may_write:
             connection.execute("SET ROLE reader")
         return connection

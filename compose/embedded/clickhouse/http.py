@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from aiohttp import web
@@ -21,12 +21,12 @@ from aiohttp import web
 from compose.embedded.clickhouse.access import User, Users
 from compose.embedded.clickhouse.bodies import open_spool
 from compose.embedded.clickhouse.engine import Connection, Engine, Summary, quote
-from compose.embedded.clickhouse.errors import ClickHouseError
+from compose.embedded.clickhouse.errors import ClickHouseError, readonly
 from compose.embedded.clickhouse.requests import Call, Session, authenticate, query_id_of, read_call
 from compose.embedded.clickhouse.statements import find_output
 
 HEAD_BYTES = 1 << 20
-_PIPE_BYTES = 1 << 20
+_PIPE_BYTES = 1 << 18
 _CONTENT_TYPES = {
     "TabSeparated": "text/tab-separated-values; charset=UTF-8",
     "TSV": "text/tab-separated-values; charset=UTF-8",
@@ -130,12 +130,6 @@ class Server:
         return f"{error} (version {self.engine.version} (official build))\n"
 
     async def _answer(self, request: web.Request, call: Call, headers: dict[str, str]) -> web.StreamResponse:
-        if call.query.query_id in self._live:
-            raise ClickHouseError(
-                216,
-                "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
-                f"Query with id = {call.query.query_id} is already running.",
-            )
         output_format = find_output(call.query.sql).format if call.query.insert is None else None
         output_format = output_format or call.query.default_format
         headers["X-ClickHouse-Format"] = output_format
@@ -224,14 +218,23 @@ class Server:
     @asynccontextmanager
     async def _running(self, call: Call) -> AsyncIterator[tuple[AsyncIterator[bytes], Outcome]]:
         """Start the call's query; yields its result in chunks, and its outcome. Leaving early kills it."""
-        loop = asyncio.get_running_loop()
+        loop, query_id = asyncio.get_running_loop(), call.query.query_id
+        if query_id in self._live:
+            raise ClickHouseError(
+                216,
+                "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
+                f"Query with id = {query_id} is already running.",
+            )
+        killable = call.query.insert is None and self.engine.reads(call.query.sql)
+        if call.readonly and not killable:
+            raise readonly(call.user.name)
+        query = replace(call.query, sql=self._with_engine_ids(call.query.sql))
         connection, release = self._lease(call)
-        query_id = call.query.query_id
-        killable = call.query.insert is None and connection.reads(call.query.sql)
-        query = replace(call.query, sql=self._with_engine_ids(call.query.sql)) if self._live else call.query
         self._live[query_id] = killable
         read_end, write_end = os.pipe()
-        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        # Beyond the user's share of pipe memory the kernel refuses; a smaller pipe works too.
+        with suppress(PermissionError):
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
         def work() -> tuple[Summary, bytes]:
             try:
@@ -259,9 +262,11 @@ class Server:
 
     async def _settle(self, query_id: str, killable: bool, done: Outcome) -> None:
         """The client is gone: stop its query, unless that writes (the server does the same)."""
-        if killable:
-            await asyncio.to_thread(self.engine.kill, query_id)
-        await asyncio.wait([done])
+        while not done.done():
+            if killable:
+                # Again and again: the first may come before the engine knows the query.
+                await asyncio.to_thread(self.engine.kill, query_id)
+            await asyncio.wait([done], timeout=0.2)
 
     def _with_engine_ids(self, sql: str) -> str:
         """KILL QUERY names the ids HTTP clients know; the engine has its own."""
@@ -275,7 +280,7 @@ class Server:
     def _lease(self, call: Call) -> tuple[Connection, Release]:
         """A connection for this call alone, or its session's."""
         if call.session is None:
-            connection = self.engine.connect(call.user, call.readonly)
+            connection = self.engine.connect(call.user)
             return connection, connection.close
         return self._lease_session(call.user, call.session)
 
@@ -285,7 +290,7 @@ class Server:
         if session is None:
             if wanted.must_exist:
                 raise ClickHouseError(372, "SESSION_NOT_FOUND", f"Session {wanted.id} not found")
-            session = self._sessions[key] = OpenSession(self.engine.connect(user))
+            session = self._sessions[key] = OpenSession(self.engine.connect(user, shared=True))
         if session.busy:
             raise ClickHouseError(
                 373, "SESSION_IS_LOCKED", f"Session {wanted.id} is locked by a concurrent client"

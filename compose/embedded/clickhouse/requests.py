@@ -24,6 +24,7 @@ from compose.embedded.clickhouse.errors import ClickHouseError
 from compose.embedded.clickhouse.statements import tokens
 
 _CHUNK_BYTES = 1 << 20
+_MAX_EXTERNAL_BYTES = 1 << 28  # anybody may send one
 # Keys of the URL that are about the transport, or that one embedded engine has no use for; all others are settings.
 _TRANSPORT_KEYS = {
     *("query", "query_id", "database", "default_format", "user", "password", "role", "quota_key"),
@@ -99,7 +100,7 @@ async def read_call(
             raise ClickHouseError(
                 48, "NOT_IMPLEMENTED", "decompress=1 (native blocks): send a Content-Encoding instead"
             )
-        sql, insert, data = await read_statement(keys.get("query", ""), body, engine.spool_dir)
+        sql, insert, data = await read_statement(keys.get("query", ""), body, engine.spool_dir, user)
         if data is not None:
             files.enter_context(data)
     if _flag(keys, "compress"):
@@ -118,6 +119,10 @@ async def read_call(
         for key, value in keys.items()
         if key not in _TRANSPORT_KEYS and key not in table_keys and not key.startswith("param_")
     }
+    # A connection cannot leave readonly mode, and a session's outlives the query: so this one is checked here.
+    readonly = request.method != "POST"
+    if settings.get("readonly", "0") != "0":
+        readonly = bool(settings.pop("readonly"))
     if insert is not None:
         # In parallel, a text body falls into blocks by the machine's cores; one body shall split in one way.
         settings.setdefault("input_format_parallel_parsing", "0")
@@ -140,7 +145,7 @@ async def read_call(
         session=_session(keys),
         compression=_compression(request, keys),
         wait_end_of_query=_flag(keys, "wait_end_of_query"),
-        readonly=request.method != "POST",
+        readonly=readonly,
     )
 
 
@@ -158,6 +163,12 @@ async def _read_form(
         file = files.enter_context(open_spool(engine.spool_dir))
         while chunk := await part.read_chunk(_CHUNK_BYTES):
             file.write(chunk)
+            if file.tell() > _MAX_EXTERNAL_BYTES:
+                raise ClickHouseError(
+                    229,
+                    "QUERY_IS_TOO_LARGE",
+                    f"External table '{part.name}' is larger than {_MAX_EXTERNAL_BYTES} bytes",
+                )
         spooled[part.name] = path_of(file)
     return tuple(
         ExternalTable(name, _structure(name, keys), _word(keys.get(f"{name}_format", "TabSeparated")), path)
