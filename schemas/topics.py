@@ -83,7 +83,7 @@ PARTIALS: Final = Topic(
 )  # fmt: skip
 METRICS: Final = Topic(
     name="metrics", key="model", value="a window's metrics, merged over source partitions",
-    media_type="application/json", written_by="merge", read_by=("sink", "control"),
+    media_type="application/json", written_by="merge", read_by=("sink",),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS,
 )  # fmt: skip
 DRIFT: Final = Topic(
@@ -97,13 +97,13 @@ ALERTS: Final = Topic(
     partitions=DEFAULT_PARTITIONS, retention_ms=30 * DAY_MS,
 )  # fmt: skip
 COMMANDS: Final = Topic(
-    name="commands", key="model", value="a person's order: freeze, unfreeze, rollback, approve, retrain, introduce",
+    name="commands", key="model", value="a person's order: freeze, unfreeze, rollback, approve, reject, retrain",
     media_type="application/json", written_by="people", read_by=("control",),
     partitions=1, retention_ms=None,
 )  # fmt: skip
 RETRAINS: Final = Topic(
     name="retrains", key="model", value="reason, evidence, base version, budget, dedupe key",
-    media_type="application/json", written_by="control", read_by=("training", "sink"),
+    media_type="application/json", written_by="control, people", read_by=("training", "sink"),
     partitions=1, retention_ms=None,
 )  # fmt: skip
 CANDIDATES: Final = Topic(
