@@ -11,18 +11,19 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
-from compose.embedded.clickhouse.access import User, Users
+from compose.embedded.clickhouse.access import Users
 from compose.embedded.clickhouse.bodies import open_spool
-from compose.embedded.clickhouse.engine import Connection, Engine, Summary, quote
+from compose.embedded.clickhouse.engine import Engine, Summary, quote
 from compose.embedded.clickhouse.errors import ClickHouseError, readonly
-from compose.embedded.clickhouse.requests import Call, Session, authenticate, query_id_of, read_call
+from compose.embedded.clickhouse.requests import Call, authenticate, query_id_of, read_call
+from compose.embedded.clickhouse.sessions import Sessions
 from compose.embedded.clickhouse.statements import find_output
 
 HEAD_BYTES = 1 << 20
@@ -42,15 +43,7 @@ _CONTENT_TYPES = {
     "Parquet": "application/octet-stream",
 }
 
-Release = Callable[[], None]
 Outcome = asyncio.Future[tuple[Summary, bytes]]
-
-
-@dataclass(slots=True)
-class OpenSession:
-    connection: Connection
-    busy: bool = False
-    expiry: asyncio.TimerHandle | None = None
 
 
 @dataclass
@@ -61,12 +54,12 @@ class Server:
     users: Users
     max_running: int = 16
     max_waiting: int = 256
-    _sessions: dict[tuple[str, str], OpenSession] = field(default_factory=dict)
     _live: dict[str, bool] = field(default_factory=dict)  # query id: whether it only reads
     _waiting: int = 0
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(self.max_running, thread_name_prefix="query")
+        self._sessions = Sessions(self.engine)
         self._slots = asyncio.Semaphore(self.max_running)
         self._common = {
             "X-ClickHouse-Server-Display-Name": "tidemill-embedded",
@@ -90,8 +83,7 @@ class Server:
     async def close(self) -> None:
         """Let what still runs finish, then close every connection and the engine."""
         await asyncio.to_thread(self._threads.shutdown, wait=True)
-        for key in list(self._sessions):
-            self._expire(key)
+        self._sessions.close()
         self.engine.close()
 
     async def _ok(self, request: web.Request) -> web.Response:
@@ -229,7 +221,7 @@ class Server:
         if call.readonly and not killable:
             raise readonly(call.user.name)
         query = replace(call.query, sql=self._with_engine_ids(call.query.sql))
-        connection, release = self._lease(call)
+        connection, release = self._sessions.lease(call.user, call.session)
         self._live[query_id] = killable
         read_end, write_end = os.pipe()
         # Beyond the user's share of pipe memory the kernel refuses; a smaller pipe works too.
@@ -276,40 +268,6 @@ class Server:
             if quote(query_id) in sql and (engine_id := self.engine.engine_query_id(query_id)):
                 sql = sql.replace(quote(query_id), quote(engine_id))
         return sql
-
-    def _lease(self, call: Call) -> tuple[Connection, Release]:
-        """A connection for this call alone, or its session's."""
-        if call.session is None:
-            connection = self.engine.connect(call.user)
-            return connection, connection.close
-        return self._lease_session(call.user, call.session)
-
-    def _lease_session(self, user: User, wanted: Session) -> tuple[Connection, Release]:
-        key = (user.name, wanted.id)
-        session = self._sessions.get(key)
-        if session is None:
-            if wanted.must_exist:
-                raise ClickHouseError(372, "SESSION_NOT_FOUND", f"Session {wanted.id} not found")
-            session = self._sessions[key] = OpenSession(self.engine.connect(user, shared=True))
-        if session.busy:
-            raise ClickHouseError(
-                373, "SESSION_IS_LOCKED", f"Session {wanted.id} is locked by a concurrent client"
-            )
-        if session.expiry is not None:
-            session.expiry.cancel()
-        session.busy = True
-
-        def release() -> None:
-            session.busy = False
-            session.expiry = asyncio.get_running_loop().call_later(wanted.timeout_sec, self._expire, key)
-
-        return session.connection, release
-
-    def _expire(self, key: tuple[str, str]) -> None:
-        session = self._sessions.pop(key)
-        if session.expiry is not None:
-            session.expiry.cancel()
-        session.connection.close()
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
