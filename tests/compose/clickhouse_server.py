@@ -1,5 +1,6 @@
 """A ClickHouse server process for tests, and raw HTTP to it."""
 
+import atexit
 import http.client
 import os
 import subprocess
@@ -94,6 +95,7 @@ def start(folder: Path, *more: str) -> ServerProcess:
         text=True,
         env={**os.environ, "TZ": "UTC"},
     )
+    atexit.register(process.kill)  # where a test fails before it stops its server; no harm to one that ended
     assert process.stdout is not None
     line = process.stdout.readline()  # ends with the process, if that fails
     if not line.startswith("listening on "):
