@@ -121,6 +121,12 @@ METRICS: Final = {
         Metric("tidemill_halted_partitions", "gauge", "Partitions halted until a person looks", ("stage",)),
         Metric("tidemill_sink_rows_total", "counter", "Rows inserted into ClickHouse", ("table",)),
         Metric("tidemill_sink_insert_seconds", "histogram", "Duration of one insert", ("table",)),
+        Metric(
+            "tidemill_sink_visible_seconds",
+            "histogram",
+            "Age of an inserted range's oldest record when its rows became visible",
+            ("table",),
+        ),
         Metric("tidemill_feedback_total", "counter", "Feedback records", ("model", "result")),
         Metric("tidemill_labels_pending", "gauge", "Feedback that waits for its prediction", ("model",)),
         Metric(

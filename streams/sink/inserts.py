@@ -1,0 +1,177 @@
+"""One range, one block: the INSERT, and how to see whether a range is in ClickHouse.
+
+**Looking first.** A deduplication token is remembered for the table's last 10,000 blocks only, so a successor does not rely on it alone.
+What it asks depends on the table:
+
+* A ReplacingMergeTree needs no question. A row inserted twice has the same key and replaces itself for every reader (FINAL); and a
+  count could mislead, since a row that a newer revision replaced is gone after a merge.
+* `observations` rows carry the coordinates of their *request*, not of the record that brought them, so offsets cannot identify a range. Its rows
+  can: (prediction id, arm) is unique. They are sent along as an external table. The tables that materialized views
+  fill are counted too: ClickHouse commits a table's part before its views', and a crash between them leaves observations that no label can find.
+  A repeat with the same token then skips the table and fills the view (tried).
+* `dead_letters` rows carry their own record's coordinates: a count of the offsets is exact.
+
+A range that is there in part is inserted with its token and counted again: more or fewer rows than planned halts the partition, for a person to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.external import ExternalData
+
+from schemas.errors import Outage
+from streams.sink import tables
+from streams.sink.ranges import Range
+from streams.sink.tables import Table
+from warehouse.client import Refused, mapped
+
+
+class Count(NamedTuple):
+    """Rows of a range in one table."""
+
+    table: str
+    found: int
+    expected: int
+
+
+def insert(client: Client, table: Table, range_: Range) -> None:
+    """Insert the range as one block.
+
+    Raises:
+        Outage: it may or may not be in; the same range with the same token may be inserted again.
+        Refused: ClickHouse will not take it.
+    """
+    body = table.encode([record.payload for record in range_.records if record.rows])
+    settings = {
+        "async_insert": 0,
+        "insert_deduplicate": 1,
+        "insert_deduplication_token": range_.token,
+        "deduplicate_blocks_in_dependent_materialized_views": 1,
+        # One block, however ClickHouse reads the body: a second one would have a token of its own.
+        "max_insert_block_size": range_.rows,
+        "min_insert_block_size_rows": range_.rows,
+        "min_insert_block_size_bytes": 0,
+        "input_format_parallel_parsing": 0,
+        # Fields are only ever added: a newer writer's are passed over, an older writer's take their default.
+        "input_format_skip_unknown_fields": 1,
+        "input_format_null_as_default": 1,
+        # Nested objects and arrays of events arrive as JSON text.
+        "input_format_json_read_objects_as_strings": 1,
+        "input_format_json_read_arrays_as_strings": 1,
+    }
+    try:
+        client.raw_insert(table.name, insert_block=body, settings=settings, fmt=table.format)
+    except ClickHouseError as error:
+        raise mapped(error) from error
+
+
+def insert_if_missing(client: Client, table: Table, range_: Range) -> bool:
+    """Insert a range that may be there already, whole or in part; return whether it had to be inserted.
+
+    Raises:
+        Outage: as `insert`.
+        Refused: as `insert`, or the range is there neither whole nor not at all and the token does not mend it.
+    """
+    count = _COUNTS.get(table.name)
+    if count is None:
+        insert(client, table, range_)
+        return True
+    if not _wrong(count(client, range_)):
+        return False
+    insert(client, table, range_)
+    if wrong := _wrong(count(client, range_)):
+        what = ", ".join(f"{table} has {found} of {expected} rows" for table, found, expected in wrong)
+        raise Refused(
+            0, f"{range_.topic}:{range_.partition} {range_.first}-{range_.end - 1}: after its insert {what}"
+        )
+    return True
+
+
+def _wrong(counts: list[Count]) -> list[Count]:
+    return [count for count in counts if count.found != count.expected]
+
+
+def count_observations(client: Client, range_: Range) -> list[Count]:
+    """The range's rows in the table and in those that its views fill."""
+    columns = ["prediction_id", "arm", "model", "requested_at", "status", "role", "request_id"]
+    batches = [
+        pa.Table.from_batches([record.payload]).select(columns) for record in range_.records if record.rows
+    ]
+    rows = pa.concat_tables(batches)
+    answered = pc.equal(rows["status"], "answered")
+    named = pc.and_(pc.and_(answered, pc.equal(rows["role"], "live")), pc.not_equal(rows["request_id"], ""))
+    times = pc.min_max(rows["requested_at"].cast(pa.int64())).as_py()
+    found = _query(
+        client,
+        """
+        WITH fromUnixTimestamp64Milli({oldest:Int64}, 'UTC') AS oldest, fromUnixTimestamp64Milli({newest:Int64}, 'UTC') AS newest
+        SELECT
+            (SELECT count() FROM internal.observations
+             WHERE model IN {models:Array(String)} AND requested_at BETWEEN oldest AND newest
+               AND (prediction_id, arm) IN (SELECT prediction_id, arm FROM range)),
+            (SELECT count() FROM internal.prediction_lookup
+             WHERE (prediction_id, arm) IN (SELECT prediction_id, arm FROM range WHERE status = 'answered')),
+            (SELECT count() FROM internal.request_lookup
+             WHERE model IN {models:Array(String)}
+               AND request_id IN (SELECT request_id FROM range WHERE role = 'live' AND status = 'answered' AND request_id != '')
+               AND prediction_id IN (SELECT prediction_id FROM range WHERE role = 'live' AND status = 'answered' AND request_id != ''))
+        """,
+        {"oldest": times["min"], "newest": times["max"], "models": pc.unique(rows["model"]).to_pylist()},
+        ExternalData(
+            file_name="range",
+            data=_stream(rows.select(["prediction_id", "arm", "status", "role", "request_id"])),
+            fmt="ArrowStream",
+            structure="prediction_id UUID, arm String, status String, role String, request_id String",
+        ),
+    )
+    return [
+        Count("internal.observations", found[0], rows.num_rows),
+        Count("internal.prediction_lookup", found[1], pc.sum(answered).as_py() or 0),
+        Count("internal.request_lookup", found[2], pc.sum(named).as_py() or 0),
+    ]
+
+
+def count_dead_letters(client: Client, range_: Range) -> list[Count]:
+    """The range's rows by their own offsets."""
+    found = _query(
+        client,
+        """
+        SELECT count() FROM internal.dead_letters
+        WHERE topic_id = {topic_id:UUID} AND partition = {partition:Int32} AND offset >= {first:Int64} AND offset < {end:Int64}
+        """,
+        {
+            "topic_id": str(range_.topic_id), "partition": range_.partition, "first": range_.first, "end": range_.end,
+        },
+    )  # fmt: skip
+    return [Count("internal.dead_letters", found[0], range_.rows)]
+
+
+_COUNTS: Final[dict[str, Callable[[Client, Range], list[Count]]]] = {
+    tables.OBSERVATIONS.name: count_observations,
+    tables.DEAD_LETTERS.name: count_dead_letters,
+}
+
+
+def _stream(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _query(
+    client: Client, sql: str, parameters: dict[str, Any], external: ExternalData | None = None
+) -> tuple[int, ...]:
+    try:
+        row = client.query(sql, parameters=parameters, external_data=external).result_rows[0]
+    except ClickHouseError as error:
+        problem = mapped(error)
+        # A question that cannot be asked says nothing about the data: never a reason to halt, unlike a refused insert.
+        raise (problem if isinstance(problem, Outage) else Outage(f"ClickHouse: {problem}")) from error
+    return tuple(int(value) for value in row)

@@ -1,0 +1,386 @@
+"""The shell around the partitions: polls, commits plans, starts inserts, follows rebalances, says how it is, shuts down.
+
+Only this thread touches the consumer and the partitions; inserts run in small pools, one a table, so that a slow table holds up no
+other.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from typing import Final
+
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from runtime.clock import now_ms
+from runtime.headers import pairs
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.service import Health
+from runtime.settings import Settings
+from runtime.telemetry import counter, histogram, span, traceparent, tracing
+from schemas.errors import Fenced, Outage, Rejection
+from schemas.spec import ModelSpec
+from streams.sink.alerts import Alerts
+from streams.sink.inserts import insert, insert_if_missing
+from streams.sink.partition import Partition
+from streams.sink.plan import Plan, decode_plan, encode_plan
+from streams.sink.ranges import Range, Record
+from streams.sink.status import report
+from streams.sink.tables import Source, Table, targets
+from warehouse.client import Refused
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "sink"
+THREADS_PER_TABLE: Final = 2
+BATCH_RECORDS: Final = 200
+IDLE_WAIT_SEC: Final = 0.05
+BUSY_WAIT_SEC: Final = 0.005
+REPORT_SEC: Final = 0.5
+TOPICS_SEC: Final = 10.0
+MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""Bytes pending over all partitions above which only empty partitions are consumed."""
+MAX_LINKS: Final = 128
+
+Place = tuple[str, int]
+
+
+class Sink:
+    """One member of the group `sink`. `step` in a loop, then `close`."""
+
+    def __init__(
+        self, settings: Settings, health: Health, client: Client, specs: dict[str, ModelSpec]
+    ) -> None:
+        self._health, self._client = health, client
+        self._targets = targets(specs)
+        self._partitions: dict[Place, Partition] = {}
+        self._inserts: dict[Place, Future[float]] = {}
+        self._stopped: set[Place] = set()
+        """Places whose consumption is paused."""
+        self._alerted: set[Place] = set()
+        self._pools = {
+            table.name: ThreadPoolExecutor(THREADS_PER_TABLE, thread_name_prefix=table.name)
+            for table, _ in self._targets.values()
+        }
+        self._admin = admin(settings)
+        self._watcher = ThreadPoolExecutor(1, thread_name_prefix="topics")
+        self._ids: Future[dict[str, uuid.UUID]] | None = None
+        self._alerts = Alerts(settings)
+        self._tracer = tracing(settings, "sink")
+        self._report_at = self._topics_at = 0.0
+        self._consumer: Consumer = consumer(
+            settings,
+            GROUP,
+            member=str(settings.slot),
+            **{
+                # An offset that Kafka no longer has is an error for us to see, never a silent jump.
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "queued.max.messages.kbytes": 32 * 1024,
+            },
+        )
+        self._consumer.subscribe(
+            list(self._targets), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+
+    def step(self) -> None:
+        """One round: consume, collect finished inserts, plan and start the next, confirm.
+
+        Raises:
+            Fenced: another process runs under this slot.
+        """
+        for message in self._drain():
+            self._take(message)
+        self._collect()
+        now = time.monotonic()
+        self._plan(now)
+        self._retry(now)
+        self._throttle()
+        self._alert()
+        if now >= self._report_at:
+            self._report_at = now + REPORT_SEC
+            self._health.set_ready(bool(self._consumer.memberid()))
+            report(self._health, self._consumer, self._partitions.values(), now_ms())
+        if now >= self._topics_at:
+            self._topics_at = now + TOPICS_SEC
+            self._watch_topics()
+
+    def close(self) -> None:
+        """Wait for the running inserts, confirm them, leave. Static membership: no partition moves if we are back in time."""
+        self._consumer.close()
+        self._alerts.close(REQUEST_TIMEOUT_SEC)
+        for pool in (*self._pools.values(), self._watcher):
+            pool.shutdown()
+
+    # ── consuming ──
+
+    def _drain(self) -> list[Message]:
+        """What is there, after waiting for the first record only."""
+        wait_sec = (
+            BUSY_WAIT_SEC
+            if self._inserts or any(p.pending for p in self._partitions.values())
+            else IDLE_WAIT_SEC
+        )
+        first: list[Message] = self._consumer.consume(1, wait_sec)
+        return [*first, *self._consumer.consume(BATCH_RECORDS, 0)] if first else first
+
+    def _take(self, message: Message) -> None:
+        now = time.monotonic()
+        error = message.error()
+        topic, number, offset = message.topic(), message.partition(), message.offset()
+        partition = self._partitions.get((topic or "", -1 if number is None else number))
+        if error is not None:
+            self._took_error(error, partition, offset, now)
+            return
+        if partition is None or offset is None or not partition.wants(offset):
+            return
+        try:
+            rows = partition.table.decode(message, partition.source)
+        except Rejection as rejection:
+            partition.poison(offset, rejection.message)
+            return
+        header = traceparent(pairs(message.headers())) if self._tracer is not None else ""
+        size = len(message.value() or b"")
+        record = Record(
+            offset, message.timestamp()[1], rows.rows, size, rows.table_partitions, rows.payload, header
+        )
+        partition.take(record, now)
+
+    def _took_error(
+        self, error: KafkaError, partition: Partition | None, offset: int | None, now: float
+    ) -> None:
+        if error.code() == KafkaError._PARTITION_EOF:
+            if partition is not None and offset is not None and not partition.halted:
+                partition.end(offset, now)
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET and partition is not None:
+            partition.halt(f"Kafka no longer has offset {partition.committed}: {error.str()}")
+        elif error.code() == KafkaError.FENCED_INSTANCE_ID:
+            raise Fenced(f"{GROUP}: {error.str()}")
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            self._health.error(f"Kafka: {error.str()}")
+
+    def _throttle(self) -> None:
+        """Backpressure: a partition with enough pending is not consumed; with much pending overall, none that has any."""
+        crowded = sum(partition.pending_bytes for partition in self._partitions.values()) > MEMORY_BYTES
+        stopped = {
+            place
+            for place, partition in self._partitions.items()
+            if partition.full or partition.halted or (crowded and partition.pending)
+        }
+        if pause := stopped - self._stopped:
+            self._consumer.pause([TopicPartition(*place) for place in pause])
+        if resume := self._stopped - stopped:
+            self._consumer.resume([TopicPartition(*place) for place in resume if place in self._partitions])
+        self._stopped = stopped
+
+    # ── planning and inserting ──
+
+    def _plan(self, now: float) -> None:
+        """Commit the plans of all ranges that are due, and the confirmations that are, in one request; then start the inserts."""
+        due: dict[Place, Range] = {}
+        places: list[TopicPartition] = []
+        confirmations: dict[Place, int] = {}
+        for place, partition in self._partitions.items():
+            recovering = partition.recovering
+            range_ = partition.due(now)
+            if range_ is None:
+                offset = partition.confirm_due(now)
+                if offset is not None:
+                    confirmations[place] = offset
+                    places.append(
+                        _committed(
+                            partition, offset, Plan(topic_id=partition.source.topic_id, end=offset, rows=0)
+                        )
+                    )
+            elif not range_.rows:
+                partition.launch(range_, now)
+                partition.inserted(0.0, now)
+            elif recovering:
+                self._start(place, partition, range_, now)
+            else:
+                due[place] = range_
+                plan = Plan(topic_id=range_.topic_id, end=range_.end, rows=range_.rows)
+                places.append(_committed(partition, range_.first, plan))
+        for place in self._commit(places):
+            partition = self._partitions[place]
+            if place in due:
+                self._start(place, partition, due[place], now)
+            else:
+                partition.confirmed(confirmations[place])
+
+    def _commit(self, places: list[TopicPartition]) -> list[Place]:
+        """Commit; return the places that Kafka took. The others are still due and come again with the next round."""
+        if not places:
+            return []
+        try:
+            results = self._consumer.commit(offsets=places, asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.FENCED_INSTANCE_ID:
+                raise Fenced(f"{GROUP}: {error.args[0].str()}") from error
+            self._health.error(f"Kafka takes no commit: {error.args[0].str()}")
+            return []
+        for result in results or []:
+            if result.error is not None:
+                self._health.error(
+                    f"Kafka takes no commit of {result.topic}:{result.partition}: {result.error.str()}"
+                )
+        return [(result.topic, result.partition) for result in results or [] if result.error is None]
+
+    def _start(self, place: Place, partition: Partition, range_: Range, now: float) -> None:
+        partition.launch(range_, now)
+        self._submit(place, partition)
+
+    def _submit(self, place: Place, partition: Partition) -> None:
+        range_ = partition.flight
+        if range_ is None:
+            raise AssertionError("nothing to insert")
+        pool = self._pools[partition.table.name]
+        self._inserts[place] = pool.submit(self._insert, partition.table, range_, partition.retrying)
+
+    def _insert(self, table: Table, range_: Range, retrying: bool) -> float:
+        """In a pool's thread: insert, and say how long it took in seconds."""
+        started = time.monotonic()
+        links = [record.traceparent for record in range_.records if record.traceparent][:MAX_LINKS]
+        with span(
+            self._tracer, "sink insert", links=links, table=table.name, rows=range_.rows, token=range_.token
+        ):
+            new = True
+            if retrying:
+                new = insert_if_missing(self._client, table, range_)
+            else:
+                insert(self._client, table, range_)
+        took_sec = time.monotonic() - started
+        histogram("tidemill_sink_insert_seconds").labels(table.name).observe(took_sec)
+        histogram("tidemill_sink_visible_seconds").labels(table.name).observe(
+            (now_ms() - range_.oldest_ms) / 1000
+        )
+        if new:
+            counter("tidemill_sink_rows_total").labels(table.name).inc(range_.rows)
+        return took_sec
+
+    def _collect(self) -> None:
+        now = time.monotonic()
+        for place, future in list(self._inserts.items()):
+            if future.done():
+                del self._inserts[place]
+                self._conclude(self._partitions[place], future, now)
+
+    def _conclude(self, partition: Partition, future: Future[float], now: float) -> None:
+        try:
+            partition.inserted(future.result(), now)
+        except Outage as error:
+            partition.failed(str(error), now)
+            self._health.error(f"{partition.topic}:{partition.number}: {error}")
+        except Refused as error:
+            partition.halt(f"ClickHouse refuses offsets {partition.flight_offsets}: {error}")
+
+    def _retry(self, now: float) -> None:
+        for place, partition in self._partitions.items():
+            if place not in self._inserts and partition.retry_due(now):
+                self._submit(place, partition)
+
+    def _alert(self) -> None:
+        for place, partition in self._partitions.items():
+            if partition.halted and place not in self._alerted:
+                self._alerted.add(place)
+                self._health.error(f"{partition.topic}:{partition.number} halted: {partition.halted}")
+                self._alerts.partition_halted(partition, now_ms())
+        self._alerts.send()
+
+    # ── rebalances ──
+
+    def _assigned(self, client: Consumer, assigned: list[TopicPartition]) -> None:
+        """Take partitions over: where the group stands, and what the one before us was inserting."""
+        if not assigned:
+            return
+        ids = topic_ids(self._admin, {place.topic for place in assigned})
+        starts = []
+        for place in client.committed(assigned, timeout=REQUEST_TIMEOUT_SEC):
+            if place.error is not None:
+                raise KafkaException(place.error)
+            table, spec = self._targets[place.topic]
+            start = place.offset if place.offset >= 0 else None
+            halted, plan = "", None
+            try:
+                plan = decode_plan(place.metadata) if start is not None else None
+            except ValueError as error:
+                halted = str(error)
+            topic_id = ids[place.topic]
+            if plan is not None and plan.topic_id != topic_id:
+                halted = f"the plan is for topic {plan.topic_id}, but {place.topic} is {topic_id} now: it was recreated"
+            partition = Partition(place.topic, place.partition, table, Source(topic_id, spec), start, plan)
+            if halted:
+                partition.halt(halted)
+            self._partitions[place.topic, place.partition] = partition
+            starts.append(
+                TopicPartition(place.topic, place.partition, OFFSET_BEGINNING if start is None else start)
+            )
+        client.incremental_assign(starts)
+        log.info("assigned %s", ", ".join(f"{place.topic}:{place.partition}" for place in assigned))
+
+    def _revoked(self, client: Consumer, revoked: list[TopicPartition]) -> None:
+        """Give partitions back: what is pending is dropped, what is under way is waited for and confirmed."""
+        self._settle(revoked)
+        leaving = [(place.topic, place.partition) for place in revoked]
+        confirmations = []
+        for place in leaving:
+            partition = self._partitions.get(place)
+            if partition is not None and (offset := partition.to_confirm) is not None:
+                confirmations.append(
+                    _committed(
+                        partition, offset, Plan(topic_id=partition.source.topic_id, end=offset, rows=0)
+                    )
+                )
+        self._commit(confirmations)
+        self._forget(leaving)
+
+    def _lost(self, client: Consumer, lost: list[TopicPartition]) -> None:
+        """The partitions are somebody else's already: commit nothing."""
+        self._settle(lost)
+        self._forget((place.topic, place.partition) for place in lost)
+
+    def _settle(self, places: list[TopicPartition]) -> None:
+        """Wait for the running inserts of `places`."""
+        running = [
+            self._inserts[place.topic, place.partition]
+            for place in places
+            if (place.topic, place.partition) in self._inserts
+        ]
+        wait_for(running)
+        self._collect()
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        for place in places:
+            self._partitions.pop(place, None)
+            self._stopped.discard(place)
+            self._alerted.discard(place)
+            self._health.drop_stage(f"{place[0]}:{place[1]}")
+
+    def _watch_topics(self) -> None:
+        """Halt the partitions of a topic that was recreated under us. The broker is asked in another thread."""
+        if self._ids is not None and self._ids.done():
+            try:
+                ids = self._ids.result()
+            except Outage as error:
+                self._health.error(str(error))
+                ids = {}
+            for partition in self._partitions.values():
+                found = ids.get(partition.topic)
+                if found is not None and found != partition.source.topic_id and not partition.halted:
+                    partition.halt(f"{partition.topic} is topic {found} now: it was recreated")
+            self._ids = None
+        if self._ids is None:
+            names = {partition.topic for partition in self._partitions.values()}
+            self._ids = self._watcher.submit(lambda: dict(topic_ids(self._admin, names)))
+
+
+def _committed(partition: Partition, offset: int, plan: Plan) -> TopicPartition:
+    return TopicPartition(partition.topic, partition.number, offset, encode_plan(plan))
