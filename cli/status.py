@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def status(data_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**found, "routes": routes(found)}))
     else:
-        console = Console()
+        console = Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width of its own
         console.print(process_table(found))
         if routes(found):
             console.print(route_table(routes(found)))

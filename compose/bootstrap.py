@@ -130,6 +130,7 @@ def make_tools() -> Path:
         run(
             [sys.executable, "-m", "venv", str(TOOLS)],
             "cannot make a virtual environment (on Debian or Ubuntu: python3.11-venv)",
+            quiet=True,
         )
         pip = [str(TOOLS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
         run([*pip, "install", "--quiet", "--require-hashes", "--requirement", str(lock)], "cannot install uv")
@@ -205,12 +206,23 @@ def uv_environment(environment: Mapping[str, str], pip: Mapping[str, str]) -> di
     return {**{name: value for name, value in found.items() if value}, **environment}
 
 
-def run(command: list[str], failure: str, environment: Mapping[str, str] | None = None) -> None:
+def run(
+    command: list[str], failure: str, environment: Mapping[str, str] | None = None, *, quiet: bool = False
+) -> None:
     try:
-        done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdout=sys.stderr,
+            stderr=subprocess.PIPE if quiet else None,
+            text=True,
+            check=False,
+        )
     except OSError as error:
         raise BootstrapError(f"{failure}: {error}") from error
     if done.returncode:
+        if done.stderr:
+            say(done.stderr.strip())
         raise BootstrapError(failure)
 
 

@@ -126,6 +126,8 @@ class KafkaProbe:
             "bootstrap.servers": bootstrap,
             "log_level": 0,
             "socket.timeout.ms": 3000,
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 200,  # by default up to 10 s after a restart go by in waiting
         }
 
     @cached_property

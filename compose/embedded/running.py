@@ -127,6 +127,7 @@ class Started:
                 start_new_session=True,  # Ctrl-C in the terminal is for us; we end the stack in order
             )  # fmt: skip
         self._socket = ours
+        self._detached = False
         self._lines = ours.makefile("r")
         self.description: dict[str, Any] = self._next_message()["started"]
 
@@ -162,6 +163,7 @@ class Started:
     def detach(self) -> None:
         """Let the supervisor go on alone."""
         self._socket.sendall(b"detach\n")
+        self._detached = True
         self._close()
 
     def end(self) -> int:
@@ -182,7 +184,8 @@ class Started:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        if not self._detached:
+            self.end()
 
 
 def laggards(found: Mapping[str, Any]) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import secrets
+import signal
 import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from compose.embedded import running
 from compose.embedded.kafka import Kafka, KafkaProbe
 from compose.embedded.parts import ROOT
 from compose.embedded.process import NotReady, Process, Start
@@ -58,6 +62,68 @@ SERVICES: Mapping[str, Service] = {
     "training": Service(("training",), after=("setup",)),
     "control": Service(("control",), after=("setup", "triton")),
 }
+
+
+class Stack:
+    """A stack for a test or a demo: ready when entered, ended when left, whatever happens.
+
+    `services=()` starts the infrastructure with its topics and migrations only; None starts everything. It runs in processes of its own
+    and ends with this process even if that is killed.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, ports: str = "ephemeral", services: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None, ready_timeout_sec: float = 120.0,
+    ) -> None:  # fmt: skip
+        self._start: Callable[[], running.Started] = partial(
+            running.Started, data_dir, ports=ports, services=services, environment=environment
+        )
+        self._ready_timeout_sec = ready_timeout_sec
+
+    def __enter__(self) -> Self:
+        self._started = self._start()
+        try:
+            self._started.wait_ready(self._ready_timeout_sec)
+        except BaseException:
+            self._started.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._started.end()
+
+    @property
+    def data_dir(self) -> Path:
+        return self._started.data_dir
+
+    @property
+    def settings(self) -> Settings:
+        """What a service of this stack is told; with them a test is one more client."""
+        return running_settings(self.data_dir)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """One row a process, by its name."""
+        return {row["process"]: row for row in self._started.status()["processes"]}
+
+    def kill(self, process: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal to a process that runs; returns its pid, which the next one will not have."""
+        row = self.status()[process]
+        if row["pid"] is None:
+            raise running.StackFailed(f"{process} has no process to kill: it is {row['state']}")
+        os.kill(row["pid"], number)
+        return int(row["pid"])
+
+    def restart_count(self, process: str) -> int:
+        return int(self.status()[process]["restarts"])
+
+    def wait_ready(self, timeout_sec: float = 60.0) -> None:
+        """Until all is ready (again). Raises `StackFailed`, naming what is not."""
+        self._started.wait_ready(timeout_sec)
+
+
+def running_settings(data_dir: Path = running.DEFAULT_DATA_DIR) -> Settings:
+    """The settings of the stack that runs on this folder. Raises `NotRunning`."""
+    return settings(data_dir.resolve(), Ports(**running.description(data_dir)["ports"]))
 
 
 def choose_ports(mode: str) -> Ports:

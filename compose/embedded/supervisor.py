@@ -163,7 +163,10 @@ class Supervisor:
         record.exit_code = code
         if code and not self._stopping:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            record.last_error = f"{how}; {_tail(log_file, log_start)}".removesuffix("; ")
+            why = (
+                _tail(log_file, log_start) if code > 0 else ""
+            )  # who kills a process leaves no word in its log
+            record.last_error = f"{how}; {why}" if why else how
         return code
 
     async def _spawn(self, start: Start, log: IO[bytes]) -> asyncio.subprocess.Process:

@@ -22,7 +22,7 @@ DEADLINE_SEC = 20.0
 def python(
     name: str, code: str, *after: str, once: bool = False, ready: bool = True, grace_sec: float = 5
 ) -> Process:
-    check = (lambda: {}) if ready and not once else None
+    check: Callable[[], dict[str, str]] | None = (lambda: {}) if ready and not once else None
     return Process(
         name,
         lambda: Start([sys.executable, "-c", code]),
