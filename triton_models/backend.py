@@ -87,6 +87,11 @@ class TritonPythonModel:
         return _error(f"{type(error).__name__}: {error}")
 
     def _answer(self, request: Any, hosted: Hosted) -> Any:
+        if request.is_cancelled():
+            # The client's deadline has passed while the request waited: it will ask again, and this answer would only delay that.
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED)
+            )
         tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
         inputs: dict[str, Tensor] = {
             name: from_dlpack(tensor.to_dlpack()) for name, tensor in tensors.items() if tensor is not None
