@@ -1,0 +1,87 @@
+"""One source partition of `observations` or `outcomes` → partials. Metrics and drift read the same records: they are two parts of
+one processor, with one offset and one transactional producer, so that a worker holds half as many of those."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runtime.telemetry import counter
+from schemas.arrow import OBSERVATIONS as OBSERVATION_SCHEMA
+from schemas.arrow import OUTCOMES as OUTCOME_SCHEMA
+from schemas.arrow import decode_batch
+from schemas.events import Partial
+from schemas.topics import OBSERVATIONS, PARTIALS
+from streams.worker.drift import Drift
+from streams.worker.metrics import Metrics
+from streams.worker.models import Models
+from streams.worker.state import Drained, Record
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "measure"
+
+
+class Measure:
+    """The processor of one source partition.
+
+    It keeps nothing between saves: a partial is the sum of what came since the last one, and it is written in one transaction
+    with the offset that it reaches to, so each row is in exactly one partial. Windows are kept once, by the merge stage.
+    """
+
+    name = NAME
+
+    def __init__(self, models: Models, topic: str, partition: int) -> None:
+        self._models = models
+        self._source = f"{topic}:{partition}"
+        self._observations = topic == OBSERVATIONS.name
+        self._schema = OBSERVATION_SCHEMA if self._observations else OUTCOME_SCHEMA
+        self._metrics = Metrics()
+        self._drift = Drift(models)
+
+    def restore(self, own: bytes, entries: dict[str, bytes]) -> None:
+        """Nothing to restore: what is not in a partial comes again."""
+
+    def apply(self, value: bytes) -> None:
+        """Add one micro-batch."""
+        try:
+            batch = decode_batch(value)
+        except pa.ArrowInvalid as error:
+            # Written by our own gateway or not at all; the sink halts on it and keeps it.
+            log.error("%s: a record that is no Arrow stream is not measured: %s", self._source, error)
+            return
+        if not batch.schema.equals(self._schema):
+            log.error("%s: a batch of another schema is not measured", self._source)
+            return
+        for model in pc.unique(batch["model"]).to_pylist():
+            spec = self._models.spec(model)
+            if spec is None:
+                continue
+            rows = batch.filter(pc.equal(batch["model"], model))
+            if self._observations:
+                self._metrics.observe(spec, rows)
+                self._drift.observe(spec, rows)
+            else:
+                self._metrics.label(spec, rows)
+                self._drift.label(spec, rows)
+        counter("tidemill_observed_rows_total").labels(NAME).inc(len(batch))
+
+    @property
+    def size(self) -> int:
+        """Partials that a save would write."""
+        return self._metrics.size + self._drift.size
+
+    def drain(self, next_offset: int) -> Drained:
+        """The partials since the last save."""
+        partials: list[Partial] = [
+            *self._metrics.drain(self._source, next_offset),
+            *self._drift.drain(self._source, next_offset),
+        ]
+        encode = msgspec.json.Encoder().encode
+        return Drained(
+            [Record(PARTIALS.name, partial.model.encode(), encode(partial)) for partial in partials], b"", {}
+        )
