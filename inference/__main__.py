@@ -1,0 +1,9 @@
+"""`python -m inference`: the gateway."""
+
+import sys
+
+from inference.gateway import serve
+from runtime.service import run
+
+if __name__ == "__main__":
+    sys.exit(run("gateway", serve))

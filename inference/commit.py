@@ -1,0 +1,128 @@
+"""Commit: one Kafka transaction over predictions, observations, dead letters and consumed offsets. Runs in a thread of its own."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from confluent_kafka import TopicPartition
+
+from inference.emit import JSON_HEADERS
+from inference.model import Model
+from inference.progress import Progress, Slice
+from inference.source import GROUP, Source
+from runtime import telemetry
+from runtime.clock import Clock
+from runtime.dead_letters import produce_dead_letter
+from runtime.settings import Settings
+from runtime.transactions import TransactionalProducer, TransactionLost
+from schemas.topics import OBSERVATIONS
+
+TRANSACTION_ROWS: Final = 8192
+COLLECT_EVERY_SEC: Final = 5.0
+
+
+class Committer:
+    """Commits what is complete. The order: begin, outputs in the order of their offsets, offsets, commit, and only then forget."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        progress: Progress,
+        models: Mapping[str, Model],
+        transaction: threading.Lock,
+        clock: Clock,
+    ) -> None:
+        """`models` by request topic. `transaction` is held from the choice of the slices to the end of the commit, so that no
+        partition is given away in between."""
+        self._source = source
+        self._progress = progress
+        self._models = models
+        self._transaction = transaction
+        self._clock = clock
+        self._collected = time.monotonic()
+        self._producer = TransactionalProducer(
+            settings, f"{GROUP}-{settings.slot}",
+            **{"delivery.report.only.error": True, "linger.ms": 0.5},
+        )  # fmt: skip
+
+    def commit(self) -> int:
+        """Commit about `TRANSACTION_ROWS` of the completed rows; return how many it were.
+
+        Raises:
+            TransactionLost: rewind.
+            Fenced: stop.
+        """
+        with self._transaction:
+            slices = self._progress.completed(TRANSACTION_ROWS)
+            if not slices:
+                return 0
+            counts = telemetry.counter("tidemill_transactions_total")
+            try:
+                self._producer.begin()
+                for piece in slices:
+                    self._produce(piece)
+                self._producer.send_offsets(_offsets(slices), self._source.group_metadata)
+                with telemetry.histogram("tidemill_commit_seconds").labels("gateway").time():
+                    self._producer.commit()
+            except TransactionLost:
+                counts.labels("gateway", "lost").inc()
+                raise
+            counts.labels("gateway", "committed").inc()
+            self._progress.confirm(slices)
+        for piece in slices:
+            self._count(piece)
+        if time.monotonic() - self._collected > COLLECT_EVERY_SEC:
+            # Automatic collection is off: it would stop the loop at any moment. Reference counting frees nearly everything.
+            gc.collect()
+            self._collected = time.monotonic()
+        return sum(piece.rows for piece in slices)
+
+    def _produce(self, piece: Slice) -> None:
+        output = piece.output
+        if output is None:
+            raise AssertionError("an incomplete slice was chosen")
+        assignment, produce = piece.assignment, self._producer.produce
+        model = self._models[assignment.topic]
+        topic, partition, headers = model.predictions, assignment.partition, output.headers
+        for index, (value, key) in enumerate(zip(output.predictions, output.keys, strict=True)):
+            produce(
+                topic, value, key, headers.get(index, JSON_HEADERS) if headers else JSON_HEADERS, partition
+            )
+        source = f"{assignment.topic}:{partition}".encode()
+        for value in output.observations:
+            produce(OBSERVATIONS.name, value, source, output.observation_headers)
+        for message, rejection in output.dead_letters:
+            produce_dead_letter(
+                self._producer, message, rejection, stage="gateway", model=model.spec.name,
+                topic_id=assignment.topic_id, now_ms=self._clock(),
+            )  # fmt: skip
+        self._producer.poll()
+
+    def _count(self, piece: Slice) -> None:
+        if piece.output is None:
+            return
+        model = self._models[piece.assignment.topic].spec.name
+        reasons = piece.output.reasons
+        rows = telemetry.counter("tidemill_requests_total")
+        rows.labels(model, "answered").inc(piece.rows - reasons.total())
+        rows.labels(model, "rejected").inc(reasons.total())
+        for reason, count in reasons.items():
+            telemetry.counter("tidemill_rejections_total").labels(model, reason).inc(count)
+
+    def close(self) -> None:
+        """Abort what is open."""
+        self._producer.close()
+
+
+def _offsets(slices: list[Slice]) -> list[TopicPartition]:
+    """Next offset of each partition. The metadata names the topic's id: offsets of a deleted topic mean nothing in its successor."""
+    newest = {(piece.assignment.topic, piece.assignment.partition): piece for piece in slices}
+    return [
+        TopicPartition(topic, partition, piece.next_offset, metadata=str(piece.assignment.topic_id))
+        for (topic, partition), piece in newest.items()
+    ]

@@ -1,0 +1,151 @@
+"""What is wrong with a request: the slow, precise reading of a record that the generated decoder refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final
+
+from schemas.errors import Rejection
+from schemas.spec import BoolFeature, CategoryFeature, Feature, FloatFeature, IntFeature, ModelSpec
+
+F32_MAX: Final = 3.4028234663852886e38
+"""Largest finite float32: numbers are held as float32."""
+I64_MAX: Final = (1 << 63) - 1
+REQUEST_ID_CHARS: Final = 200
+
+
+def explain(spec: ModelSpec, value: bytes, parser_says: str) -> Rejection:
+    """Why `value` is no request for `spec`. `parser_says` is the fallback where this reading finds nothing."""
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Rejection("undecodable", "", "UTF-8 text", f"{error.reason} at byte {error.start}")
+    try:
+        # Unlike msgspec this reads NaN, Infinity and 1e999, so that they can be named.
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Rejection("undecodable", "", "a JSON object", str(error))
+    if not isinstance(record, dict):
+        return Rejection("undecodable", "", "a JSON object", f"found {_kind(record)}")
+    path = ""
+    if "features" in record:
+        found = _envelope_problem(spec, record)
+        if found is not None:
+            return found
+        record, path = record["features"], "features."
+    for name, feature in spec.features.items():
+        found = _feature_problem(path + name, feature, record.get(name))
+        if found is not None:
+            return found
+    for name in record:
+        if name not in spec.features:
+            return Rejection(
+                "unknown_field", path + _shown(name), f"one of {', '.join(spec.features)}", "unknown field"
+            )
+    return Rejection("undecodable", "", "a JSON object with each field once", parser_says)
+
+
+def _envelope_problem(spec: ModelSpec, record: dict[str, Any]) -> Rejection | None:
+    for name, value in record.items():
+        if name == "features":
+            if not isinstance(value, dict):
+                return Rejection("bad_envelope", name, "an object of features", f"found {_kind(value)}")
+        elif name == "request_id":
+            if not isinstance(value, str) or len(value) > REQUEST_ID_CHARS:
+                found = (
+                    f"found {_kind(value)}"
+                    if not isinstance(value, str)
+                    else f"found {len(value)} characters"
+                )
+                return Rejection(
+                    "bad_envelope", name, f"a text of at most {REQUEST_ID_CHARS} characters", found
+                )
+        elif name == "model":
+            if value not in ("", spec.name):
+                return Rejection("wrong_model", name, repr(spec.name), f"found {_shown(repr(value))}")
+        else:
+            return Rejection(
+                "bad_envelope", _shown(name), "features, request_id and model only", "unknown field"
+            )
+    return None
+
+
+def _feature_problem(path: str, feature: Feature, value: object) -> Rejection | None:
+    expected = expectation(feature)
+    if value is None:
+        return Rejection("missing_field", path, expected, "missing") if feature.missing == "reject" else None
+    if not _is_typed(feature, value):
+        return Rejection("wrong_type", path, expected, f"found {_kind(value)}")
+    if isinstance(value, str):
+        if (
+            isinstance(feature, CategoryFeature)
+            and feature.unknown == "reject"
+            and value not in feature.values
+        ):
+            return Rejection("unknown_category", path, expected, f"found {_shown(repr(value))}")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            return Rejection("undecodable", path, "Unicode text", "half of a surrogate pair")
+    elif isinstance(feature, FloatFeature | IntFeature) and isinstance(value, int | float):
+        if not math.isfinite(value) if isinstance(value, float) else abs(value) > F32_MAX:
+            return Rejection("not_finite", path, expected, "not a finite number")
+        low, high = _bounds(feature)
+        if not low <= value <= high:
+            return Rejection("out_of_range", path, expected, f"found {value!r}")
+    return None
+
+
+def _is_typed(feature: Feature, value: object) -> bool:
+    """Whether JSON's type fits. A bool is no number, a text is no number, 3.0 is no whole number."""
+    if isinstance(feature, BoolFeature):
+        return isinstance(value, bool)
+    if isinstance(feature, FloatFeature):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(feature, IntFeature):
+        # NaN and infinities are typed like floats, and named as what they are.
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (isinstance(value, float) and not math.isfinite(value))
+    return isinstance(value, str)
+
+
+def _bounds(feature: FloatFeature | IntFeature) -> tuple[float, float]:
+    limit = F32_MAX if isinstance(feature, FloatFeature) else I64_MAX
+    return (
+        -limit if feature.min is None else feature.min,
+        limit if feature.max is None else feature.max,
+    )
+
+
+def expectation(feature: Feature) -> str:
+    """What the feature accepts, in words."""
+    if isinstance(feature, BoolFeature):
+        text = "true or false"
+    elif isinstance(feature, FloatFeature | IntFeature):
+        text = "a finite number" if isinstance(feature, FloatFeature) else "a whole number"
+        if feature.min is not None:
+            text += f" from {feature.min:g}" if isinstance(feature.min, float) else f" from {feature.min}"
+        if feature.max is not None:
+            text += f" to {feature.max:g}" if isinstance(feature.max, float) else f" to {feature.max}"
+    elif isinstance(feature, CategoryFeature):
+        text = f"one of {', '.join(map(repr, feature.values))}" if feature.unknown == "reject" else "a text"
+    else:
+        text = "a text"
+    return text if feature.missing == "reject" else f"{text}, or null"
+
+
+def _kind(value: object) -> str:
+    """JSON's name of a value's type."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a bool"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+def _shown(text: str) -> str:
+    """A stranger's text, short enough and encodable, to be quoted in an answer."""
+    return text.encode("utf-8", "replace").decode()[:100]

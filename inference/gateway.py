@@ -1,0 +1,318 @@
+"""The way of one event: poll → decode → admit → route → encode → infer → emit → commit.
+
+Three threads share the work: the consumer's (`source`), the committer's (`commit`), and the event loop, on which everything
+here runs. Rows enter a transaction only after Triton answered, so a slow model holds no transaction open. What is held in
+memory is bounded: beyond it, or while Triton is away, partitions are paused and the lag grows instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import numpy as np
+from confluent_kafka import KafkaException, Message
+from numpy.typing import NDArray
+
+from inference.admit import admit
+from inference.commit import TRANSACTION_ROWS, Committer
+from inference.emit import emit
+from inference.infer import Inference
+from inference.model import Model
+from inference.progress import Assignment, Progress, Slice
+from inference.router import route_rows
+from inference.routes import Routes
+from inference.source import Source
+from inference.triton import Triton
+from runtime import telemetry
+from runtime.clock import Clock, now_ms
+from runtime.service import Health, Stage, Stop
+from runtime.settings import Settings
+from runtime.transactions import TransactionLost
+from schemas.errors import Outage, Rejection, UserError
+from schemas.spec import load_specs
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HELD_ROWS: Final = 32_768
+HELD_BYTES: Final = 64 * 1024 * 1024
+"""Polled and uncommitted records of one model, beyond which no more are polled."""
+WORKERS: Final = 4
+"""Micro-batches of one model that are under way at once."""
+POLL_SEC: Final = 0.1
+FULL_SEC: Final = 0.2
+"""A model that has been full for so long is paused, so that others go on."""
+COMMIT_WAIT_SEC: Final = 0.03
+"""How long completed rows wait for a fuller transaction when there is a backlog. Without one they never wait."""
+RETRY_SEC: Final = 0.5
+REPORT_SEC: Final = 1.0
+CHECK_TOPICS_EVERY: Final = 5
+DRAIN_SEC: Final = 5.0
+
+
+class Gateway:
+    """All models of one process."""
+
+    def __init__(self, settings: Settings, health: Health, clock: Clock = now_ms) -> None:
+        specs = load_specs(settings.models_dir)
+        if not specs:
+            raise UserError(f"{settings.models_dir}: no model to serve, expected folders with a model.toml")
+        self._settings = settings
+        self._health = health
+        self._clock = clock
+        self._tracer = telemetry.tracing(settings, "gateway")
+        models = [Model(spec) for spec in specs.values()]
+        self._models = {model.requests: model for model in models}
+        self._triton = Triton(settings.triton_grpc_url)
+        self._routes = Routes(settings, health, self._triton, {model.spec.name: model for model in models})
+        self._inference = Inference(self._triton, health, self._tracer)
+        self._progress = Progress()
+        transaction = threading.Lock()
+        self._source = Source(settings, list(self._models), self._progress, transaction)
+        self._committer = Committer(settings, self._source, self._progress, self._models, transaction, clock)
+        self._consumer_thread = ThreadPoolExecutor(1, "consumer")
+        self._committer_thread = ThreadPoolExecutor(1, "committer")
+        self._completed = asyncio.Event()
+        self._committed = asyncio.Event()
+        self._filled = asyncio.Event()
+
+    async def run(self, stop: Stop) -> None:
+        """Serve until told to stop; then finish what is under way."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._routes.follow()),
+                    group.create_task(self._commit()),
+                    group.create_task(self._report()),
+                    *(
+                        group.create_task(self._work(model))
+                        for model in self._models.values()
+                        for _ in range(WORKERS)
+                    ),
+                ]
+                await self._poll(stop)
+                await self._drain()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._in(self._committer_thread, self._committer.close)
+            await self._in(self._consumer_thread, self._source.close)
+            await self._triton.close()
+
+    # ------------------------------------------------------------------------------------------------------------- poll
+
+    async def _poll(self, stop: Stop) -> None:
+        while not stop.is_set():
+            paused = await self._paused()
+            try:
+                fragments = await self._in(self._consumer_thread, self._source.poll, POLL_SEC, paused)
+            except (KafkaException, Outage) as error:
+                # Inside a rebalance Kafka went away: nothing was begun that is not begun again.
+                self._health.error(f"poll: {error}")
+                await asyncio.sleep(RETRY_SEC)
+                continue
+            for fragment in fragments:
+                self._models[fragment.assignment.topic].put(fragment)
+
+    async def _paused(self) -> set[str]:
+        """Topics not to be read now. A model that is full is given a moment first: a pause costs what was fetched ahead."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FULL_SEC):
+                while any(self._is_full(model) for model in self._models.values() if not model.away):
+                    self._committed.clear()
+                    await self._committed.wait()
+        return {
+            topic
+            for topic, model in self._models.items()
+            if model.away or model.route is None or self._is_full(model)
+        }
+
+    def _is_full(self, model: Model) -> bool:
+        rows, size_bytes = self._progress.held(model.requests)
+        return rows >= HELD_ROWS or size_bytes >= HELD_BYTES
+
+    # ------------------------------------------------------- decode → admit → route → encode → infer → emit
+
+    async def _work(self, model: Model) -> None:
+        while True:
+            await model.waiting.wait()
+            await model.routed.wait()
+            batch = model.take(self._progress)
+            if batch:
+                await self._serve(model, batch)
+
+    async def _serve(self, model: Model, batch: list[tuple[Slice, list[Message]]]) -> None:
+        spec, route = model.spec, model.route
+        if route is None:
+            raise AssertionError(f"{spec.name}: served before its route is known")
+        slices = [piece for piece, _ in batch]
+        messages = batch[0][1] if len(batch) == 1 else [message for _, run in batch for message in run]
+        telemetry.histogram("tidemill_batch_rows").labels(spec.name).observe(len(messages))
+
+        admitted = admit(spec, messages)
+        decoded = model.decoder.decode(admitted.values, admitted.rejections)
+        rejections, accepted = decoded.rejections, decoded.accepted
+        parents = list(dict.fromkeys(admitted.traceparents.values()))
+        with telemetry.span(
+            self._tracer, "gateway.batch", parents[0] if len(parents) == 1 else "", parents[1:] and parents,
+            model=spec.name, rows=len(messages),
+        ) as span:  # fmt: skip
+            shares = (
+                route_rows(route, _route_keys(admitted.keys, admitted.offsets, accepted))
+                if len(accepted)
+                else []
+            )
+            if not shares:
+                nobody = Rejection(
+                    "no_ready_version", "", "a model with a ready version", f"{spec.name} has none"
+                )
+                rejections |= dict.fromkeys(accepted.tolist(), nobody)
+            answers = await self._inference.answers(model, decoded.columns, shares)
+            for answer in answers:
+                if answer.share.served.arm.role == "live" and answer.failed.any():
+                    failed = accepted[answer.share.rows[answer.failed]]
+                    rejections |= dict.fromkeys(failed.tolist(), _FAILED)
+            outputs = emit(
+                spec, slices, messages, admitted, accepted, answers, rejections,
+                admitted.request_ids | decoded.request_ids,
+                revision=route.revision, observed_ms=self._clock(), trace_headers=telemetry.current_traceparent(span),
+            )  # fmt: skip
+
+        for piece, output in zip(slices, outputs, strict=True):
+            self._progress.complete(piece, output)
+        self._completed.set()
+        if self._progress.ready_rows >= TRANSACTION_ROWS:
+            self._filled.set()
+
+    # ----------------------------------------------------------------------------------------------------------- commit
+
+    async def _commit(self) -> None:
+        while True:
+            await self._completed.wait()
+            self._completed.clear()
+            await self._gather()
+            try:
+                while await self._in(self._committer_thread, self._committer.commit):
+                    self._committed.set()
+                    await self._gather()
+            except (TransactionLost, Outage) as error:
+                self._health.error(f"transaction lost, going back to the committed offsets: {error}")
+                await self._rewind()
+
+    async def _gather(self) -> None:
+        """With a backlog, wait a little for a fuller transaction; without one, latency counts."""
+        self._filled.clear()
+        backlog = any(self._progress.held(topic)[0] > TRANSACTION_ROWS for topic in self._models)
+        if backlog and self._progress.ready_rows < TRANSACTION_ROWS:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COMMIT_WAIT_SEC):
+                    await self._filled.wait()
+
+    async def _rewind(self) -> None:
+        while True:
+            try:
+                await self._in(self._consumer_thread, self._source.rewind)
+                return
+            except (KafkaException, Outage) as error:
+                self._health.error(f"committed offsets cannot be read: {error}")
+                await asyncio.sleep(RETRY_SEC)
+
+    async def _drain(self) -> None:
+        """Commit what was polled before the stop, unless that takes too long; then a successor does it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SEC):
+                while any(assignment.held_rows for assignment in self._progress.assignments()):
+                    self._committed.clear()
+                    await self._committed.wait()
+
+    # ----------------------------------------------------------------------------------------------------------- report
+
+    async def _report(self) -> None:
+        shown: set[str] = set()
+        for tick in range(1 << 62):
+            assignments = self._progress.assignments()
+            stages = {f"{a.topic}:{a.partition}": self._stage(a) for a in assignments}
+            for gone in shown - stages.keys():
+                self._health.drop_stage(gone)
+            for name, stage in stages.items():
+                self._health.stage(name, stage)
+            shown = set(stages)
+            paused = sum(stage.state == "paused" for stage in stages.values())
+            telemetry.gauge("tidemill_paused_partitions").labels("gateway").set(paused)
+            for topic in self._models:
+                lag = sum(
+                    stage.lag_records for name, stage in stages.items() if name.rpartition(":")[0] == topic
+                )
+                telemetry.gauge("tidemill_lag_records").labels("gateway", topic).set(lag)
+            routed = all(model.route is not None and not model.away for model in self._models.values())
+            self._health.set_ready(routed and self._source.joined)
+            if tick % CHECK_TOPICS_EVERY == CHECK_TOPICS_EVERY - 1:
+                try:
+                    await self._in(self._consumer_thread, self._source.check_topics)
+                except (KafkaException, Outage) as error:
+                    self._health.error(f"topics cannot be checked: {error}")
+            await asyncio.sleep(REPORT_SEC)
+
+    def _stage(self, assignment: Assignment) -> Stage:
+        model = self._models[assignment.topic]
+        lag = self._source.lag(assignment)
+        oldest_ms = assignment.oldest_ms
+        age_sec = max(0.0, (self._clock() - oldest_ms) / 1000) if lag and oldest_ms is not None else 0.0
+        waiting = "waiting" if model.route is None else "running"
+        return Stage(
+            lag_records=lag,
+            oldest_age_sec=round(age_sec, 3),
+            state="paused" if model.away else waiting,
+            note=model.away,
+        )
+
+    async def _in(self, thread: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(
+            thread, functools.partial(function, *arguments)
+        )
+
+
+_FAILED: Final = Rejection(
+    "inference_failed", "", "a row that the model can answer", "the model fails on this row alone"
+)
+
+
+def _route_keys(
+    keys: list[bytes | None], offsets: NDArray[np.int64], accepted: NDArray[np.int64]
+) -> list[bytes]:
+    """What the accepted rows are routed by: the key; for a record without one its offset, which a replay finds again."""
+    chosen = keys if len(accepted) == len(keys) else [keys[record] for record in accepted.tolist()]
+    if all(chosen):
+        return chosen  # type: ignore[return-value]  # none of them is None
+    return [key or b"%d" % offset for key, offset in zip(chosen, offsets[accepted].tolist(), strict=True)]
+
+
+def serve(settings: Settings, health: Health, stop: Stop) -> None:
+    """Run the gateway until `stop` is set."""
+
+    async def main() -> None:
+        gateway = Gateway(settings, health)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        await gateway.run(stop)
+
+    try:
+        asyncio.run(main())
+    except BaseExceptionGroup as failed:
+        raise first_cause(failed) from failed
+
+
+def first_cause(failed: BaseException) -> BaseException:
+    """The exception that made a task group fail: the first that is no group itself."""
+    while isinstance(failed, BaseExceptionGroup):
+        failed = failed.exceptions[0]
+    return failed

@@ -1,0 +1,92 @@
+"""One served model: its spec, its decoder, its route, and the records that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import Message
+
+from inference.decode import Decoder
+from inference.progress import Assignment, Progress, Slice
+from inference.router import Route
+from schemas.spec import ModelSpec
+from schemas.topics import PREDICTIONS, REQUESTS
+
+BATCH_BYTES: Final = 16 * 1024 * 1024
+"""Request bytes in a micro-batch, about; large texts make smaller batches."""
+
+
+@dataclass
+class Fragment:
+    """Records of one partition, as they were polled."""
+
+    assignment: Assignment
+    messages: list[Message]
+
+
+class Model:
+    """What the gateway knows of one model. Used on the event loop only."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.requests = REQUESTS.for_model(spec.name)
+        self.predictions = PREDICTIONS.for_model(spec.name)
+        self.decoder = Decoder(spec)
+        self.route: Route | None = None
+        """None until the route table was read and its versions were checked."""
+        self.away = ""
+        """Why the model's rows are held, "" if they are not."""
+        self.routed = asyncio.Event()
+        self.probing = asyncio.Lock()
+        self.waiting = asyncio.Event()
+        self._inbox: deque[Fragment] = deque()
+
+    def put(self, fragment: Fragment) -> None:
+        """Records to be served."""
+        self._inbox.append(fragment)
+        self.waiting.set()
+
+    def take(self, progress: Progress) -> list[tuple[Slice, list[Message]]]:
+        """The next micro-batch, begun in `progress`: at most `max_batch_rows` records, [] if none wait.
+
+        While the workers are busy records gather here, so that batches grow with the load and nobody waits without it.
+        """
+        room_rows, room_bytes = self.spec.serve.max_batch_rows, BATCH_BYTES
+        gathered: dict[Assignment, list[Message]] = {}
+        while room_rows > 0 and room_bytes > 0 and self._inbox:
+            fragment = self._inbox[0]
+            messages = fragment.messages[:room_rows]
+            size_bytes = sum(map(len, messages))
+            if size_bytes > room_bytes:
+                messages = messages[: max(1, len(messages) * room_bytes // size_bytes)]
+                size_bytes = sum(map(len, messages))
+            if len(messages) == len(fragment.messages):
+                self._inbox.popleft()
+            else:
+                fragment.messages = fragment.messages[len(messages) :]
+            if not fragment.assignment.ended:
+                gathered.setdefault(fragment.assignment, []).extend(messages)
+                room_rows -= len(messages)
+                room_bytes -= size_bytes
+        if not self._inbox:
+            self.waiting.clear()
+        batch = [(_slice(assignment, messages), messages) for assignment, messages in gathered.items()]
+        return [(piece, messages) for piece, messages in batch if progress.begin(piece)]
+
+
+def _slice(assignment: Assignment, messages: list[Message]) -> Slice:
+    return Slice(
+        assignment,
+        first_offset=_offset(messages[0]), next_offset=_offset(messages[-1]) + 1, rows=len(messages),
+        size_bytes=sum(map(len, messages)), first_ms=messages[0].timestamp()[1],
+    )  # fmt: skip
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    if offset is None:
+        raise TypeError("a consumed record has an offset")
+    return offset

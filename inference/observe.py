@@ -1,0 +1,213 @@
+"""Answers → observations: Arrow columns as they will lie in ClickHouse. No Python per row."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from features.segments import segments
+from inference.admit import Admitted
+from inference.infer import Answer
+from runtime.telemetry import trace_id
+from schemas.arrow import F32S, MS, OBSERVATIONS, STRINGS, UUID, encode_batch
+from schemas.errors import Rejection
+from schemas.spec import ModelSpec
+from schemas.topics import OBSERVATION_BYTES
+
+DATE_TIME_64_MAX_MS: Final = 10_413_791_999_999
+"""2299-12-31 23:59:59.999, the last that ClickHouse's DateTime64 holds."""
+RECORD_LIMIT_BYTES: Final = OBSERVATION_BYTES - 64 * 1024
+"""Leaves room for key, headers and framing."""
+
+
+def observation_rows(
+    spec: ModelSpec,
+    admitted: Admitted,
+    ids: NDArray[np.void],
+    runs: Sequence[tuple[uuid.UUID, int, int]],
+    request_ids: dict[int, str],
+    accepted: NDArray[np.int64],
+    answers: list[Answer],
+    rejections: dict[int, Rejection],
+    *,
+    revision: int,
+    observed_ms: int,
+) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
+    """The observations of a micro-batch, live and shadow, and the record that each of them is of."""
+    lengths = [rows for _, _, rows in runs]
+    of_record = _OfRecord(
+        ids=ids,
+        request_ids=None if not request_ids else [request_ids.get(i, "") for i in range(len(ids))],
+        entities=admitted.entities,
+        topic_ids=np.repeat(np.array([topic.bytes for topic, _, _ in runs], dtype="V16"), lengths),
+        partitions=np.repeat(np.array([partition for _, partition, _ in runs], np.int32), lengths),
+        offsets=admitted.offsets,
+        requested_ms=np.clip(admitted.timestamps_ms, 0, DATE_TIME_64_MAX_MS),
+        trace_ids=None
+        if not admitted.traceparents
+        else [trace_id(admitted.traceparents.get(i, "")) for i in range(len(ids))],
+    )
+    blocks, records = [], []
+    for answer in answers:
+        which = accepted[answer.share.rows]
+        blocks.append(_answered(spec, of_record, which, answer, revision, observed_ms))
+        records.append(which)
+    decided = np.concatenate(
+        [accepted[a.share.rows] for a in answers if a.share.served.arm.role == "live"] or [accepted[:0]]
+    )
+    refused = np.setdiff1d(np.fromiter(rejections, np.int64, len(rejections)), decided)
+    if len(refused):
+        reasons = [rejections[record].reason for record in refused.tolist()]
+        blocks.append(_refused(spec, of_record, refused, reasons, revision, observed_ms))
+        records.append(refused)
+    if len(blocks) == 1:
+        return blocks[0], records[0]
+    return pa.concat_batches(blocks), np.concatenate(records)
+
+
+@dataclass(frozen=True, eq=False)
+class _OfRecord:
+    """Columns by record, from which each block takes its rows."""
+
+    ids: NDArray[np.void]
+    request_ids: list[str] | None
+    entities: list[str]
+    topic_ids: NDArray[np.void]
+    partitions: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    requested_ms: NDArray[np.int64]
+    trace_ids: list[str] | None
+
+    def columns(self, which: NDArray[np.int64]) -> dict[str, pa.Array]:
+        everything = len(which) == len(self.ids)
+        chosen = None if everything else which.tolist()
+        return {
+            "prediction_id": _uuids(self.ids[which]),
+            "request_id": _strings(self.request_ids, chosen, len(which)),
+            "entity": _strings(self.entities, chosen, len(which)),
+            "topic_id": _uuids(self.topic_ids[which]),
+            "partition": pa.array(self.partitions[which]),
+            "offset": pa.array(self.offsets[which]),
+            "row": pa.array(np.zeros(len(which), np.int32)),
+            "requested_at": pa.array(self.requested_ms[which]).cast(MS),
+            "trace_id": _strings(self.trace_ids, chosen, len(which)),
+        }
+
+
+def _answered(
+    spec: ModelSpec,
+    of_record: _OfRecord,
+    which: NDArray[np.int64],
+    answer: Answer,
+    revision: int,
+    observed_ms: int,
+) -> pa.RecordBatch:
+    n = len(which)
+    served = answer.share.served
+    failed = answer.failed
+    scores = answer.scores
+    numbers, texts = answer.columns.as_lists()
+    best = scores.argmax(axis=1)
+    some_failed = bool(failed.any())
+    # A failed row has no scores: an empty list, not NaNs.
+    widths = np.where(failed, 0, scores.shape[1]).astype(np.int32)
+    score_lists = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([np.zeros(1, np.int32), np.cumsum(widths, dtype=np.int32)])),
+        pa.array(scores[~failed].ravel() if some_failed else scores.ravel()), type=F32S,
+    )  # fmt: skip
+    labels = pa.array([*(spec.classes or [""]), ""], pa.string())
+    places = np.where(failed, len(labels) - 1, best) if some_failed else best
+    return _batch(
+        of_record.columns(which)
+        | {
+            "model": _constant(spec.name, n),
+            "role": _constant(served.arm.role, n),
+            "arm": _constant(served.arm.name, n),
+            "version": _constant(served.version.name, n),
+            "propensity": pa.array(np.full(n, answer.share.propensity, np.float32)),
+            "route_revision": pa.array(np.full(n, revision, np.uint64)),
+            "status": _either(failed, "rejected", "answered", some_failed),
+            "reason": _either(failed, "inference_failed", "", some_failed),
+            "observed_at": pa.array(np.full(n, observed_ms, np.int64)).cast(MS),
+            "label": labels.take(pa.array(places)),
+            "score": pa.array(np.where(failed, np.float32(np.nan), scores[np.arange(n), best])),
+            "scores": score_lists,
+            "numbers": numbers,
+            "texts": texts,
+            "segments": segments(spec, answer.columns),
+            "infer_ms": pa.array(np.full(n, answer.infer_ms, np.float32)),
+        }
+    )
+
+
+def _refused(
+    spec: ModelSpec,
+    of_record: _OfRecord,
+    which: NDArray[np.int64],
+    reasons: list[str],
+    revision: int,
+    observed_ms: int,
+) -> pa.RecordBatch:
+    n = len(which)
+    return _batch(
+        of_record.columns(which)
+        | {
+            "model": _constant(spec.name, n),
+            "role": _constant("live", n),
+            "arm": _constant("", n),
+            "version": _constant("", n),
+            "propensity": pa.array(np.ones(n, np.float32)),
+            "route_revision": pa.array(np.full(n, revision, np.uint64)),
+            "status": _constant("rejected", n),
+            "reason": pa.array(reasons, pa.string()),
+            "observed_at": pa.array(np.full(n, observed_ms, np.int64)).cast(MS),
+            "label": _constant("", n),
+            "score": pa.array(np.full(n, np.nan, np.float32)),
+            "scores": pa.array([[]] * n, F32S),
+            "numbers": pa.array([[]] * n, F32S),
+            "texts": pa.array([[]] * n, STRINGS),
+            "segments": pa.array([[]] * n, STRINGS),
+            "infer_ms": pa.array(np.zeros(n, np.float32)),
+        }
+    )
+
+
+def observation_values(batch: pa.RecordBatch) -> list[bytes]:
+    """One Kafka value, or as many as it takes to keep each below the topic's limit."""
+    value = encode_batch(batch)
+    if len(value) <= RECORD_LIMIT_BYTES or batch.num_rows == 1:
+        return [value]
+    half = batch.num_rows // 2
+    return observation_values(batch.slice(0, half)) + observation_values(batch.slice(half))
+
+
+def _batch(columns: dict[str, Any]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([columns[name] for name in OBSERVATIONS.names], schema=OBSERVATIONS)
+
+
+def _constant(text: str, n: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text, pa.string()), n)
+
+
+def _either(which: NDArray[np.bool_], yes: str, no: str, some: bool) -> pa.Array:
+    return (
+        pa.array([no, yes], pa.string()).take(pa.array(which.astype(np.int8)))
+        if some
+        else _constant(no, len(which))
+    )
+
+
+def _strings(texts: list[str] | None, chosen: list[int] | None, n: int) -> pa.Array:
+    if texts is None:
+        return _constant("", n)
+    return pa.array(texts if chosen is None else [texts[i] for i in chosen], pa.string())
+
+
+def _uuids(ids: NDArray[np.void]) -> pa.Array:
+    return pa.Array.from_buffers(UUID, len(ids), [None, pa.py_buffer(np.ascontiguousarray(ids))])

@@ -1,0 +1,171 @@
+"""What was polled, what is done, and what of it may be committed: a contiguous completed prefix per partition.
+
+An `Assignment` is one ownership of one partition: its identity is the epoch. A result that comes back after its assignment
+ended (revoked, or rewound after a lost transaction) finds it ended and is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from confluent_kafka import Message
+
+from runtime.headers import Headers
+from schemas.errors import Rejection
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+@dataclass(eq=False)
+class Assignment:
+    """One ownership of one partition, from being assigned until it is revoked or rewound."""
+
+    topic: str
+    partition: int
+    topic_id: uuid.UUID
+    position: int
+    """Next offset to be polled."""
+    committed: int
+    """Next offset of the group, as far as this process knows."""
+    pending: deque[Slice] = field(default_factory=deque)
+    held_rows: int = 0
+    """Polled and not yet committed."""
+    held_bytes: int = 0
+    oldest_ms: int | None = None
+    """Timestamp of the first record that was polled and not committed."""
+    ended: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """Everything that a slice leaves behind, in the order of its offsets."""
+
+    predictions: list[bytes]
+    """Values, one for each record."""
+    keys: list[bytes | None]
+    headers: dict[int, Headers]
+    """Of the predictions that have others than all the rest."""
+    observations: list[bytes]
+    """Arrow IPC streams."""
+    observation_headers: Headers
+    dead_letters: list[tuple[Message, Rejection]]
+    reasons: Counter[str]
+    """Rejections by reason."""
+
+
+@dataclass(eq=False)
+class Slice:
+    """Consecutive records of one partition that one micro-batch holds."""
+
+    assignment: Assignment
+    first_offset: int
+    next_offset: int
+    rows: int
+    size_bytes: int
+    first_ms: int
+    output: Output | None = None
+
+
+class Progress:
+    """The assignments of this process. Safe to use from the event loop, the consumer's and the committer's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._assignments: dict[Place, Assignment] = {}
+        self._ready_rows = 0
+
+    def assign(self, assignment: Assignment) -> None:
+        """Begin an ownership; one that was there ends."""
+        with self._lock:
+            self._end(assignment.topic, assignment.partition)
+            self._assignments[assignment.topic, assignment.partition] = assignment
+
+    def revoke(self, topic: str, partition: int) -> None:
+        """End an ownership: nothing of it will be committed by this process any more."""
+        with self._lock:
+            self._end(topic, partition)
+
+    def _end(self, topic: str, partition: int) -> None:
+        ended = self._assignments.pop((topic, partition), None)
+        if ended is not None:
+            ended.ended = True
+            self._ready_rows -= sum(piece.rows for piece in ended.pending if piece.output is not None)
+            ended.pending.clear()
+
+    def polled(
+        self, assignment: Assignment, next_offset: int, rows: int, size_bytes: int, first_ms: int
+    ) -> None:
+        """Records were polled and are held in memory from now on."""
+        with self._lock:
+            assignment.position = next_offset
+            assignment.held_rows += rows
+            assignment.held_bytes += size_bytes
+            if assignment.oldest_ms is None:
+                assignment.oldest_ms = first_ms
+
+    def begin(self, piece: Slice) -> bool:
+        """A slice goes on its way; slices of a partition begin in the order of their offsets. False: nobody wants it any more."""
+        with self._lock:
+            if piece.assignment.ended:
+                return False
+            piece.assignment.pending.append(piece)
+            return True
+
+    def complete(self, piece: Slice, output: Output) -> None:
+        """What a slice came to. Dropped if its assignment has ended."""
+        with self._lock:
+            if not piece.assignment.ended:
+                piece.output = output
+                self._ready_rows += piece.rows
+
+    @property
+    def ready_rows(self) -> int:
+        """Completed rows, whether or not those before them are complete too."""
+        return self._ready_rows
+
+    def completed(self, limit_rows: int) -> list[Slice]:
+        """Per partition the completed slices with none missing before them, in order; about `limit_rows` rows in all."""
+        found: list[Slice] = []
+        rows = 0
+        with self._lock:
+            for assignment in self._assignments.values():
+                for piece in assignment.pending:
+                    if piece.output is None or rows >= limit_rows:
+                        break
+                    found.append(piece)
+                    rows += piece.rows
+        return found
+
+    def confirm(self, slices: list[Slice]) -> None:
+        """`slices`, as `completed` gave them, are committed: forget them."""
+        with self._lock:
+            for piece in slices:
+                assignment = piece.assignment
+                if assignment.ended:
+                    continue
+                assignment.pending.popleft()
+                assignment.committed = piece.next_offset
+                assignment.held_rows -= piece.rows
+                assignment.held_bytes -= piece.size_bytes
+                self._ready_rows -= piece.rows
+                following = assignment.pending[0].first_ms if assignment.pending else None
+                assignment.oldest_ms = following if assignment.held_rows else None
+
+    def of(self, topic: str, partition: int) -> Assignment | None:
+        """The present ownership of a partition."""
+        return self._assignments.get((topic, partition))
+
+    def assignments(self) -> list[Assignment]:
+        """All present ownerships."""
+        with self._lock:
+            return list(self._assignments.values())
+
+    def held(self, topic: str) -> tuple[int, int]:
+        """(rows, bytes) of a topic in memory."""
+        with self._lock:
+            mine = [assignment for (name, _), assignment in self._assignments.items() if name == topic]
+        return sum(a.held_rows for a in mine), sum(a.held_bytes for a in mine)

@@ -1,0 +1,162 @@
+"""Poll: the consumer, in a thread of its own; assignments, revocations, pauses and rewinds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Collection
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from inference.model import Fragment
+from inference.progress import Assignment, Progress
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.settings import Settings
+from schemas.errors import Fenced, Outage
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "gateway"
+POLL_RECORDS: Final = 4096
+_OVERRIDES: Final = {
+    "partition.assignment.strategy": "cooperative-sticky",
+    # What librdkafka reads ahead is memory too.
+    "queued.max.messages.kbytes": 16_384,
+    "queued.min.messages": 20_000,
+}
+
+
+class Source:
+    """The request topics of all models. Every method but the constructor runs in the consumer's thread."""
+
+    def __init__(
+        self, settings: Settings, topics: list[str], progress: Progress, transaction: threading.Lock
+    ) -> None:
+        """`transaction` is held while a transaction is open: a revocation waits for it."""
+        self._progress = progress
+        self._transaction = transaction
+        self._admin = admin(settings)
+        self._paused: set[tuple[str, int]] = set()
+        self._topic_ids: dict[str, uuid.UUID] = topic_ids(self._admin, topics)
+        self._topics = topics
+        self._client: Consumer = consumer(settings, GROUP, member=str(settings.slot), **_OVERRIDES)
+        self.joined = False
+        """Whether the group has assigned partitions, or said that there are none for this process."""
+        self.group_metadata: object = None
+        """As it was when records were last polled. Fresh metadata after a rebalance would launder stale work."""
+        self._client.subscribe(
+            topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+
+    def poll(self, timeout_sec: float, paused: Collection[str]) -> list[Fragment]:
+        """Records of all topics but `paused`, by partition. Waits up to `timeout_sec` for the first, and for no second."""
+        self._pause(paused)
+        messages = self._client.consume(1, timeout_sec)
+        if messages:
+            # consume(n) would wait for n: this takes what is there.
+            messages += self._client.consume(POLL_RECORDS - 1, 0.0)
+        self.group_metadata = self._client.consumer_group_metadata()
+        found: dict[tuple[str, int], list[Message]] = {}
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._judge(error)
+                continue
+            found.setdefault((message.topic() or "", message.partition() or 0), []).append(message)
+        return [
+            fragment for place, run in found.items() if (fragment := self._fragment(place, run)) is not None
+        ]
+
+    def _fragment(self, place: tuple[str, int], messages: list[Message]) -> Fragment | None:
+        assignment = self._progress.of(*place)
+        if assignment is None:
+            return None
+        first, last = messages[0].offset() or 0, messages[-1].offset() or 0
+        if first < assignment.position:
+            # The topic was recreated, or truncated behind our back.
+            log.warning("%s [%d]: offset %d after %d: starting anew", *place, first, assignment.position)
+            self.rewind([assignment])
+            return None
+        self._progress.polled(
+            assignment, last + 1, len(messages), sum(map(len, messages)), messages[0].timestamp()[1]
+        )
+        return Fragment(assignment, messages)
+
+    def rewind(self, assignments: list[Assignment] | None = None) -> None:
+        """Drop what is held of `assignments` (all by default) and read again from the group's committed offsets."""
+        places = [
+            TopicPartition(a.topic, a.partition)
+            for a in (self._progress.assignments() if assignments is None else assignments)
+        ]
+        for place in places:
+            self._progress.revoke(place.topic, place.partition)
+        if places:
+            self._client.incremental_unassign(places)
+            self._begin(places)
+
+    def check_topics(self) -> None:
+        """Start anew on topics that were deleted and created again: offsets of the old one mean nothing in the new one."""
+        found = topic_ids(self._admin, self._topics)
+        stale = [a for a in self._progress.assignments() if found.get(a.topic, a.topic_id) != a.topic_id]
+        if stale:
+            self.rewind(stale)
+
+    def lag(self, assignment: Assignment) -> int:
+        """Records readable and not committed, as far as the client has heard."""
+        place = TopicPartition(assignment.topic, assignment.partition)
+        _, high = self._client.get_watermark_offsets(place, cached=True)
+        return max(0, high - assignment.committed)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._client.close()
+
+    def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
+        self.joined = True
+        if partitions:
+            self._begin(partitions)
+
+    def _revoked(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        # The open transaction is committed or aborted before this returns; what is not in it belongs to the next owner.
+        with self._transaction:
+            for place in partitions:
+                self._progress.revoke(place.topic, place.partition)
+                self._paused.discard((place.topic, place.partition))
+        client.incremental_unassign(partitions)
+
+    def _begin(self, partitions: list[TopicPartition]) -> None:
+        self._topic_ids |= topic_ids(self._admin, {place.topic for place in partitions})
+        starts = []
+        for place in self._client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
+            if place.error is not None:
+                raise KafkaException(place.error)
+            topic_id = self._topic_ids.get(place.topic)
+            if topic_id is None:
+                raise Outage(f"topic {place.topic} is assigned and does not exist")
+            start = place.offset
+            if start < 0 or (place.metadata and place.metadata != str(topic_id)):
+                start, _ = self._client.get_watermark_offsets(
+                    TopicPartition(place.topic, place.partition), timeout=REQUEST_TIMEOUT_SEC
+                )
+            starts.append(TopicPartition(place.topic, place.partition, start))
+            self._progress.assign(Assignment(place.topic, place.partition, topic_id, start, start))
+            self._paused.discard((place.topic, place.partition))
+        self._client.incremental_assign(starts)
+
+    def _pause(self, topics: Collection[str]) -> None:
+        """Make the paused partitions those of `topics`. A pause drops what was fetched ahead, so it is for long waits."""
+        wanted = {(a.topic, a.partition) for a in self._progress.assignments() if a.topic in topics}
+        if pause := wanted - self._paused:
+            self._client.pause([TopicPartition(*place) for place in pause])
+        if resume := self._paused - wanted:
+            self._client.resume([TopicPartition(*place) for place in resume])
+        self._paused = wanted
+
+    def _judge(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID):
+            raise Fenced(f"another gateway has this slot: {error.str()}")
+        if error.fatal():
+            raise KafkaException(error)
+        log.warning("consumer: %s", error.str())

@@ -1,0 +1,94 @@
+"""Calls to Triton, and what their failures mean: the server is away (`Outage`), or it cannot answer these rows (`InferenceFailed`)."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from schemas.errors import Outage, TidemillError
+from schemas.spec import ModelSpec
+from schemas.tensors import ARTIFACT_PARAMETER, SCORES, UNLOAD_PARAMETER, input_tensors
+
+_CHANNEL: Final = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # gRPC's own back-off grows to two minutes: a server that is back must be found at once.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+_AWAY: Final = frozenset(
+    f"StatusCode.{name}"
+    for name in (
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "CANCELLED",
+        "RESOURCE_EXHAUSTED",
+        "NOT_FOUND",
+        "ABORTED",
+    )
+)
+_DEAD_STUB: Final = ("Stub process", "stub process", "is not ready", "not healthy")
+"""Triton reports the death of a Python model's process as an internal error, like an exception of the model."""
+
+
+class InferenceFailed(TidemillError):
+    """The model was there and failed on these rows, or answered something that is not scores."""
+
+
+class Triton:
+    """One gRPC channel to the server."""
+
+    def __init__(self, url: str) -> None:
+        self._client = InferenceServerClient(url, channel_args=_CHANNEL)
+        self._output = InferRequestedOutput(SCORES)
+
+    async def infer(
+        self, spec: ModelSpec, artifact: str, tensors: dict[str, NDArray[Any]], rows: int, unload: str = ""
+    ) -> NDArray[np.float32]:
+        """Scores [rows, spec.outputs] of one version. A row's scores may be NaN: that is the caller's to judge.
+
+        Raises:
+            Outage: not reachable, not ready, or no answer within `spec.serve.timeout_ms`.
+            InferenceFailed: the model failed, or its answer has a wrong shape or type.
+        """
+        inputs = []
+        for wanted in input_tensors(spec):
+            tensor = InferInput(wanted.name, list(tensors[wanted.name].shape), wanted.datatype)
+            tensor.set_data_from_numpy(tensors[wanted.name])
+            inputs.append(tensor)
+        parameters = {ARTIFACT_PARAMETER: artifact} | ({UNLOAD_PARAMETER: unload} if unload else {})
+        timeout_ms = spec.serve.timeout_ms
+        try:
+            result = await self._client.infer(
+                spec.name, inputs, outputs=[self._output], parameters=parameters, client_timeout=timeout_ms / 1000,
+                # The client's deadline does not stop an execution that waits in the server's queue; this does.
+                timeout=timeout_ms * 1000,
+            )  # fmt: skip
+        except InferenceServerException as error:
+            raise _meaning(spec.name, artifact, error) from None
+        scores = result.as_numpy(SCORES)
+        if scores is None or scores.dtype != np.float32 or scores.shape != (rows, spec.outputs):
+            found = "nothing" if scores is None else f"{scores.dtype} {list(scores.shape)}"
+            raise InferenceFailed(
+                f"{spec.name}/{artifact}: expected scores float32 {[rows, spec.outputs]}, found {found}"
+            )
+        return cast("NDArray[np.float32]", scores)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._client.close()
+
+
+def _meaning(model: str, artifact: str, error: InferenceServerException) -> TidemillError:
+    message = str(error.message() or "").strip()
+    line = f"{model}/{artifact}: {error.status()}: {message.splitlines()[-1] if message else 'no message'}"
+    if str(error.status()) in _AWAY or any(sign in message for sign in _DEAD_STUB):
+        return Outage(line)
+    return InferenceFailed(line)
