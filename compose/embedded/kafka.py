@@ -63,6 +63,9 @@ def server_properties(host: str, port: int, controller_port: int, data_dir: Path
         "share.coordinator.state.topic.min.isr": "1",
         # A hung transaction holds up its successor and every read-committed reader; by default for 10 s more.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+        # After a SIGKILL the controller admits the new broker only when the old one's session is over, by default 9 s.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
         # The sink's write-ahead plan lies in its committed offset: a stack left alone for months must still find it.

@@ -246,10 +246,14 @@ def _fetch_jars(part: Part, folder: Path) -> None:
                 raise PartError(f"{part.name}: {name} has sha256 {actual}, expected {expected}")
 
 
+def pip_command() -> list[str]:
+    """The launcher's own pip; `.venv`, which uv makes, has none."""
+    tools = STATE_DIR / "tools" / "bin" / "python"
+    return [str(tools) if tools.exists() else sys.executable, "-m", "pip"]
+
+
 def main() -> int:
     """Fetch what is missing (run by the launcher inside `.venv`, after the Python packages)."""
-    tools = STATE_DIR / "tools" / "bin" / "python"
-    pip = [str(tools) if tools.exists() else sys.executable, "-m", "pip"]
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -257,7 +261,7 @@ def main() -> int:
     try:
         for part in missing():
             say(f"Fetching {part.what} ({part.download_bytes / 1e6:.0f} MB)")
-            fetch(part, pip, say)
+            fetch(part, pip_command(), say)
     except PartError as error:
         say(f"tidemill: {error}")
         return 1

@@ -43,6 +43,9 @@ class Record:
     ready_after_sec: float | None = None
     exit_code: int | None = None
     last_error: str = ""
+    """Why it last died or could not start."""
+    complaint: str = ""
+    """What its check finds wrong at this moment."""
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -160,7 +163,7 @@ class Supervisor:
             _kill_group(child.pid)  # what the child itself had started
             del self._children[process.name]
             record.pid = None
-        record.exit_code = code
+        record.exit_code, record.complaint = code, ""
         if code and not self._stopping:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             why = (
@@ -191,17 +194,14 @@ class Supervisor:
             try:
                 record.detail = await self._in_thread(process.ready)
             except (NotReady, OSError, ValueError) as error:
-                if isinstance(error, NotReady) and error.detail:
-                    record.detail = error.detail
+                if isinstance(error, NotReady):
+                    record.complaint, record.detail = str(error), error.detail or record.detail
                 if record.ready_after_sec is not None:
-                    record.state, record.last_error = "not ready", str(error)
-                elif isinstance(error, NotReady):
-                    record.last_error = str(error)
+                    record.state, record.complaint = "not ready", str(error)
             else:
-                record.state = "ready"
+                record.state, record.complaint = "ready", ""
                 if record.ready_after_sec is None:
                     record.ready_after_sec = time.monotonic() - started
-                    record.last_error = record.last_error if record.restarts else ""
                 self._ready[process.name].set()
             _rotate(log_file)
             await asyncio.sleep(POLL_START_SEC if record.ready_after_sec is None else process.check_every_sec)
@@ -223,7 +223,7 @@ class Supervisor:
                 if record.ready_after_sec is None
                 else round(record.ready_after_sec, 2),
                 "exit_code": record.exit_code,
-                "last_error": record.last_error or record.detail.get("last_error") or "",
+                "last_error": record.complaint or record.last_error or record.detail.get("last_error") or "",
                 "detail": dict(record.detail),
             }
             for record in self.records.values()

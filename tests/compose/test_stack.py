@@ -15,6 +15,7 @@ import pytest
 
 from compose.embedded import checks, running, stack
 from compose.embedded.kafka import KafkaProbe, server_properties
+from compose.embedded.process import NotReady
 from compose.embedded.stack import Stack
 from runtime.settings import load_settings
 
@@ -83,12 +84,12 @@ def test_status_over_http_serves_metrics_too(infrastructure: Stack) -> None:
 
 def test_settings_of_a_running_stack_survive_the_environment(infrastructure: Stack) -> None:
     assert load_settings(infrastructure.settings.environment()) == infrastructure.settings
-    assert os.stat(stack.writer_password_file(infrastructure.data_dir)).st_mode & 0o077 == 0
+    assert stack.writer_password_file(infrastructure.data_dir).stat().st_mode & 0o077 == 0
 
 
 def test_the_kafka_probe_reports_a_broker_that_is_not_there() -> None:
     (port,) = stack.free_ports(1)
-    with pytest.raises(stack.NotReady):
+    with pytest.raises(NotReady):
         KafkaProbe(f"127.0.0.1:{port}")()
 
 

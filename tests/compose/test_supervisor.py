@@ -95,7 +95,7 @@ def test_a_process_starts_only_when_those_before_it_are_ready_or_done(tmp_path: 
     first = Process("first", lambda: Start([sys.executable, "-c", SLEEPER]), ready, check_every_sec=0.05)
 
     async def body(supervisor: Supervisor) -> None:
-        await until(lambda: supervisor.records["first"].last_error == "still closed")
+        await until(lambda: supervisor.records["first"].complaint == "still closed")
         assert supervisor.records["second"].state == "waiting"
         opened.touch()
         await until(lambda: supervisor.is_ready)
