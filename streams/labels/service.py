@@ -1,0 +1,319 @@
+"""`python -m streams labels`: feedback in, outcomes out, exactly once.
+
+One transaction holds outcomes, dead letters, what waits from now on or no longer does, and the consumed offsets. Between two polls it
+is either committed or lost, so a revoked partition never leaves one open. Whoever gets a partition (or lost a transaction)
+
+1. goes to the group's committed offset, which the broker tells only when no transaction with offsets of it is open any more;
+2. waits until the topic `state` has no open transaction before its present end, and reads what waits;
+3. waits until the sink has brought into ClickHouse what `outcomes` ends with at this moment,
+
+and only then joins. From 3 on ClickHouse and `recent` together know the newest label of every prediction. Feedback on one prediction
+has to come through one partition (the request's key): two processes do not know of each other's latest joins.
+
+Known limits. A request id that was used twice may be joined with the older request while the newer is on its way to ClickHouse.
+Feedback that is repeated under its id with another event time, after a third one has revised it and that was forgotten here,
+counts as a new revision.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from runtime.clock import now_ms
+from runtime.compacted import CompactedTopic
+from runtime.dead_letters import produce_dead_letter
+from runtime.kafka import admin, committed_or_start, consumer, topic_ids
+from runtime.service import Health, Stop, run
+from runtime.service import Stage as Shown
+from runtime.settings import Settings
+from runtime.telemetry import counter, gauge, histogram
+from runtime.transactions import TransactionalProducer, TransactionLost
+from schemas.arrow import encode_batch
+from schemas.errors import Outage, UserError
+from schemas.spec import load_specs
+from schemas.topics import FEEDBACK, OBSERVATIONS, OUTCOMES, STATE
+from streams.labels.batch import Output, Stage, step
+from streams.labels.progress import EndOffsets, Ends, Place, SinkProgress
+from streams.labels.recent import Recent
+from streams.labels.record import Received, as_message, receive
+from streams.labels.waiting import Entry, Waiting, read_state, state_value
+from warehouse.client import connect
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "labels"
+BATCH_RECORDS: Final = 2000
+POLL_SEC: Final = 0.02
+RETRY_SEC: Final = 0.5
+TEND_EVERY_SEC: Final = 0.5
+REMEMBERED_AT_MOST: Final = 200_000
+"""More that wait, or are not confirmed by the sink, pause consumption."""
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+    return run(NAME, serve)
+
+
+def serve(settings: Settings, health: Health, stop: Stop) -> None:
+    """Join until `stop` is set."""
+    client = _connected(settings, health, stop)
+    if client is None:
+        return
+    progress = SinkProgress(settings, (OBSERVATIONS.name, OUTCOMES.name))
+    progress.start()
+    labels = Labels(settings, health, client, progress)
+    try:
+        while not stop.is_set():
+            labels.turn()
+    finally:
+        labels.close()
+        progress.end()
+
+
+def _connected(settings: Settings, health: Health, stop: Stop) -> Client | None:
+    """A ClickHouse client, however long it takes; None if the service is stopped meanwhile."""
+    while not stop.is_set():
+        try:
+            return connect(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password)
+        except Outage as error:
+            health.error(str(error))
+            stop.wait(RETRY_SEC)
+    return None
+
+
+class Labels:
+    """The loop. `turn` is one round: poll, look up, write, commit."""
+
+    def __init__(self, settings: Settings, health: Health, client: Client, progress: SinkProgress) -> None:
+        self._settings = settings
+        self._health = health
+        self._progress = progress
+        self._ends = EndOffsets(settings)
+        self._specs = {
+            FEEDBACK.for_model(name): spec for name, spec in load_specs(settings.models_dir).items()
+        }
+        if not self._specs:
+            raise UserError(f"{settings.models_dir}: expected at least one model folder")
+        self._waiting, self._recent = Waiting(), Recent()
+        self._stage = Stage(
+            client, self._specs, topic_ids(admin(settings), self._specs), self._recent, self._waiting
+        )
+        self._next: dict[Place, int] = {}
+        """Next offset to consume of each assigned partition."""
+        self._state_end: Ends | None = None
+        self._fence: Ends | None = None
+        self._restored = False
+        self._outage_until_sec = 0.0
+        self._paused = ""
+        self._tended_sec = 0.0
+        self._behind_since_sec: dict[Place, float] = {}
+        self._joined_ms = 0
+        self._producer = TransactionalProducer(settings, f"{NAME}-{settings.slot}")
+        self._consumer = consumer(settings, NAME, member=str(settings.slot))
+        self._consumer.subscribe(
+            list(self._specs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+
+    def turn(self) -> None:
+        """One round; takes about POLL_SEC if there is nothing to do."""
+        new = self._poll()
+        # Captured at the poll: metadata fetched after a rebalance would launder stale work.
+        metadata = self._consumer.consumer_group_metadata()
+        now_sec = time.monotonic()
+        try:
+            if not self._restored:
+                self._restore(now_sec)
+            if now_sec >= self._tended_sec + TEND_EVERY_SEC:
+                self._tended_sec = now_sec
+                self._tend(now_sec)
+        except Outage as error:
+            self._outage(error)
+        self._set_paused(self._why_pause())
+        if not self._restored or now_sec < self._outage_until_sec:
+            self._give_back(new)
+            return
+        due = self._waiting.due(now_sec, self._progress.passed, BATCH_RECORDS)
+        if new or due:
+            self._work(new, due, metadata)
+
+    def close(self) -> None:
+        """Abort what is open and let go."""
+        self._producer.close()
+        self._consumer.close()
+
+    def _poll(self) -> list[Received]:
+        """What there is, as soon as there is anything: `consume` alone would wait for a full batch."""
+        first = self._consumer.poll(POLL_SEC)
+        if first is None:
+            return []
+        received, arrived_ms = [], now_ms()
+        for message in [first, *self._consumer.consume(BATCH_RECORDS - 1, 0.0)]:
+            error = message.error()
+            if error is None:
+                received.append(receive(message, arrived_ms))
+            elif error.fatal() or not error.retriable():
+                raise KafkaException(error)
+        return received
+
+    def _work(self, new: list[Received], due: list[Entry], metadata: object) -> None:
+        """Look up, write and commit one batch."""
+        # Training takes the labels joined up to a watermark: no later join may carry an earlier time, or the same.
+        self._joined_ms = max(now_ms(), self._joined_ms + 1)
+        try:
+            ends = self._ends.of([OBSERVATIONS.name]) if new else {}
+            output = step(self._stage, new, due, self._joined_ms)
+        except Outage as error:
+            self._outage(error)
+            self._waiting.defer(due, time.monotonic())
+            self._give_back(new)
+            return
+        places = dict(self._next)
+        for each in new:
+            places[each.topic, each.partition] = each.offset + 1
+        try:
+            if new or output.writes:
+                self._commit(output, places, metadata)
+        except (TransactionLost, Outage) as error:
+            self._health.error(str(error))
+            counter("tidemill_transactions_total").labels(NAME, "lost").inc()
+            for place in self._start_over(self._consumer, list(self._next)):
+                self._consumer.seek(place)
+            return
+        self._committed(output, places, ends)
+
+    def _commit(self, output: Output, places: Mapping[Place, int], metadata: object) -> None:
+        producer = self._producer
+        started_sec = time.monotonic()
+        producer.begin()
+        for source, batch in output.outcomes:
+            producer.produce(OUTCOMES.name, encode_batch(batch), source.encode())
+        for key, waits in output.state.items():
+            producer.produce(STATE.name, None if waits is None else state_value(waits), key)
+        for received, rejection in output.letters:
+            produce_dead_letter(
+                producer, as_message(received), rejection,
+                stage=NAME, model=self._specs[received.topic].name,
+                topic_id=self._stage.topic_ids[received.topic], now_ms=self._joined_ms,
+            )  # fmt: skip
+        moved = [
+            TopicPartition(*place, offset) for place, offset in places.items() if offset != self._next[place]
+        ]
+        if moved:
+            producer.send_offsets(moved, metadata)
+        producer.commit()
+        counter("tidemill_transactions_total").labels(NAME, "committed").inc()
+        histogram("tidemill_commit_seconds").labels(NAME).observe(time.monotonic() - started_sec)
+
+    def _committed(self, output: Output, places: dict[Place, int], ends: Ends) -> None:
+        """What is true now that the transaction is committed."""
+        now_sec = time.monotonic()
+        self._next = places
+        self._recent.add(output.known)
+        self._waiting.remove(key for key, waits in output.state.items() if waits is None)
+        self._waiting.add(output.waits, ends, now_sec)
+        for entry, received in output.orphans:
+            self._waiting.orphan(entry, received, now_sec)
+        self._waiting.defer(output.deferred, now_sec)
+        for (model, result), records in output.results.items():
+            counter("tidemill_feedback_total").labels(model, result).inc(records)
+
+    def _on_assign(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        places = self._start_over(client, [(place.topic, place.partition) for place in partitions])
+        client.assign(places)
+        if places:
+            client.pause(places)
+        self._paused = "assigned" if places else ""
+
+    def _on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        for topic, partition in self._next:
+            self._health.drop_stage(f"{topic}[{partition}]")
+        self._start_over(client, [])
+
+    def _start_over(self, client: Consumer, places: list[Place]) -> list[TopicPartition]:
+        """Forget everything, and return where the group stands on `places`; nothing is joined until `_restore` is through."""
+        self._waiting.clear()
+        self._recent.clear()
+        self._restored, self._state_end, self._fence = False, None, None
+        found = committed_or_start(client, [TopicPartition(*place) for place in places]) if places else []
+        self._next = {(place.topic, place.partition): place.offset for place in found}
+        return found
+
+    def _restore(self, now_sec: float) -> None:
+        """Steps 2 and 3 of the module's docstring, as far as they can be done now."""
+        if self._next:
+            if self._state_end is None:
+                self._state_end = self._ends.of([STATE.name])
+            if self._fence is None:
+                stable = self._ends.of([STATE.name], stable=True)
+                if any(stable[place] < end for place, end in self._state_end.items()):
+                    return
+                state = CompactedTopic(self._settings, STATE.name)
+                state.close()
+                waits = read_state(state.values, self._next)
+                self._waiting.add(waits, self._ends.of([OBSERVATIONS.name]), now_sec)
+                self._fence = self._ends.of([OUTCOMES.name])
+            if not self._progress.passed(self._fence):
+                return
+        elif not self._consumer.memberid():
+            return
+        self._restored = True
+        self._health.set_ready()
+
+    def _why_pause(self) -> str:
+        if not self._restored:
+            return "waits for the sink to bring earlier outcomes into ClickHouse"
+        if time.monotonic() < self._outage_until_sec:
+            return "ClickHouse or Kafka is away"
+        if self._waiting.undecided + len(self._recent) > REMEMBERED_AT_MOST:
+            return "too much waits for the sink"
+        return ""
+
+    def _set_paused(self, why: str) -> None:
+        places = [TopicPartition(*place) for place in self._next]
+        if places and why and not self._paused:
+            self._consumer.pause(places)
+        elif places and not why and self._paused:
+            self._consumer.resume(places)
+        self._paused = why
+        gauge("tidemill_paused_partitions").labels(NAME).set(len(places) if why else 0)
+
+    def _outage(self, error: Outage) -> None:
+        self._health.error(str(error))
+        self._outage_until_sec = time.monotonic() + RETRY_SEC
+
+    def _give_back(self, records: list[Received]) -> None:
+        """Go back to before `records`: nothing of them is remembered."""
+        for topic, partition in {(each.topic, each.partition) for each in records}:
+            self._consumer.seek(TopicPartition(topic, partition, self._next[topic, partition]))
+
+    def _tend(self, now_sec: float) -> None:
+        """Forget what ClickHouse has, and say how things stand."""
+        ends = self._ends.of([*self._specs, OUTCOMES.name])
+        outcome_ends = {place: end for place, end in ends.items() if place[0] == OUTCOMES.name}
+        self._recent.forget(self._progress.passed, lambda: outcome_ends)
+        waiting = self._waiting.counts()
+        lags: dict[str, int] = dict.fromkeys(self._specs, 0)
+        for place, offset in self._next.items():
+            lag = max(ends[place] - offset, 0)
+            lags[place[0]] += lag
+            since_sec = self._behind_since_sec.setdefault(place, now_sec)
+            if not lag:
+                self._behind_since_sec[place] = since_sec = now_sec
+            shown = Shown(
+                lag_records=lag,
+                oldest_age_sec=round(now_sec - since_sec, 1),
+                state="paused" if self._paused else "running",
+                note=self._paused,
+            )
+            self._health.stage(f"{place[0]}[{place[1]}]", shown)
+        for topic, spec in self._specs.items():
+            gauge("tidemill_lag_records").labels(NAME, topic).set(lags[topic])
+            gauge("tidemill_labels_pending").labels(spec.name).set(waiting.get(topic, 0))
+        self._health.detail(waiting=waiting, orphans=len(self._waiting) - self._waiting.undecided)

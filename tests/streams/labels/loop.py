@@ -1,0 +1,234 @@
+"""What stands around the labels stage in these tests: who predicts, who sinks, who gives feedback; each step by hand."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import KafkaError, Message, TopicPartition
+
+from runtime.headers import pairs, text
+from runtime.kafka import committed_or_start, consumer, producer
+from runtime.settings import Settings
+from runtime.transactions import TransactionalProducer
+from schemas import dead_letters
+from schemas.arrow import OBSERVATIONS, decode_batch, encode_batch
+from schemas.feedback import Feedback
+from schemas.identity import prediction_id
+from schemas.topics import DEAD_LETTERS
+from schemas.topics import OBSERVATIONS as OBSERVATIONS_TOPIC
+from schemas.topics import OUTCOMES as OUTCOMES_TOPIC
+from streams.labels.progress import EndOffsets
+from warehouse.client import connect
+
+MODEL = "colour"
+CLASSES = ("blue", "red")
+SPEC = """
+name = "colour"
+task = "binary"
+classes = ["blue", "red"]
+module = "model:Unused"
+[features]
+x = { type = "float" }
+[serve]
+partitions = 2
+[feedback]
+orphan_after_sec = 1
+"""
+REQUEST_TOPIC_ID = uuid.uuid4()
+WAIT_SEC = 30.0
+TO_THE_END: dict[str, Any] = {"enable.partition.eof": True}
+
+Headers = dict[str, str]
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_sec: float = WAIT_SEC) -> Any:
+    """The first true value of `condition`."""
+    deadline = time.monotonic() + timeout_sec
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {timeout_sec:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+class Service:
+    """`python -m streams labels` as a process."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self._environment = {**os.environ, **settings.environment()}
+        self._log = log
+        self.process = self._start()
+
+    def kill(self) -> None:
+        """SIGKILL, and a successor."""
+        self.process.kill()
+        self.process.wait()
+        self.process = self._start()
+
+    def end(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "streams", "labels"], env=self._environment, stderr=log, stdout=log
+            )
+
+
+class Loop:
+    """Gateway, sink and producers in one hand."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clickhouse: Client = connect(
+            settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password
+        )
+        self._gateway = TransactionalProducer(settings, f"test-gateway-{uuid.uuid4()}")
+        self._producer = producer(settings)
+        self._offsets = itertools.count()
+        self._ends = EndOffsets(settings)
+        self._sunk = {
+            OBSERVATIONS_TOPIC.name: "internal.observations",
+            OUTCOMES_TOPIC.name: "internal.outcomes",
+        }
+
+    def predict(
+        self,
+        scores: Sequence[float],
+        request_ids: Sequence[str] = (),
+        requested_ms: int | None = None,
+        arms: Sequence[str] = ("champion",),
+        partition: int = 0,
+    ) -> list[str]:
+        """Committed observations with the probability of red in `scores`, each answered by every one of `arms`; their ids."""
+        at_ms = time.time_ns() // 1_000_000 if requested_ms is None else requested_ms
+        offsets = [next(self._offsets) for _ in scores]
+        ids = [prediction_id(at_ms, REQUEST_TOPIC_ID, partition, offset) for offset in offsets]
+        rows = [
+            {
+                "prediction_id": id_.bytes,
+                "request_id": request_ids[row] if request_ids else "",
+                "model": MODEL,
+                "entity": "someone",
+                "role": "shadow" if place else "live",
+                "arm": arm,
+                "version": f"1.{place}",
+                "propensity": 1.0,
+                "route_revision": 1,
+                "topic_id": REQUEST_TOPIC_ID.bytes,
+                "partition": partition,
+                "offset": offset,
+                "row": 0,
+                "status": "answered",
+                "reason": "",
+                "requested_at": at_ms,
+                "observed_at": at_ms + 5,
+                "label": CLASSES[red > 0.5],
+                "score": max(red, 1 - red),
+                "scores": [1 - red, red],
+                "numbers": [red],
+                "texts": [],
+                "segments": ["x=1"],
+                "infer_ms": 1.0,
+                "trace_id": "",
+            }
+            for row, (id_, offset, red) in enumerate(zip(ids, offsets, scores, strict=True))
+            for place, arm in enumerate(arms)
+        ]
+        batch = pa.RecordBatch.from_pylist(rows, schema=OBSERVATIONS)
+        self._gateway.begin()
+        self._gateway.produce(
+            OBSERVATIONS_TOPIC.name, encode_batch(batch), f"requests.{MODEL}:{partition}".encode()
+        )
+        self._gateway.commit()
+        return [str(id_) for id_ in ids]
+
+    def sink(self) -> int:
+        """Bring what is new of observations and outcomes into ClickHouse, confirm it, and return the number of records."""
+        group = consumer(self.settings, "sink")
+        places = committed_or_start(group, [TopicPartition(*place) for place in self._ends.of(self._sunk)])
+        messages = self._read_on(places)
+        confirmed: dict[tuple[str, int], int] = {}
+        for message in messages:
+            topic, partition = message.topic() or "", message.partition() or 0
+            table = pa.Table.from_batches([decode_batch(message.value() or b"")])
+            self.clickhouse.insert_arrow(self._sunk[topic], table, database="internal")
+            confirmed[topic, partition] = (message.offset() or 0) + 1
+        if confirmed:
+            offsets = [TopicPartition(*place, offset) for place, offset in confirmed.items()]
+            group.commit(offsets=offsets, asynchronous=False)
+        group.close()
+        return len(messages)
+
+    def tell(self, value: bytes, key: bytes = b"someone", at_ms: int | None = None) -> None:
+        """One feedback record, whatever it holds."""
+        self._producer.produce(
+            f"feedback.{MODEL}", value, key, timestamp=time.time_ns() // 1_000_000 if at_ms is None else at_ms
+        )
+        assert self._producer.flush(10) == 0
+
+    def label(self, truth: str, **fields: Any) -> None:
+        """A label."""
+        self.tell(msgspec.json.encode(Feedback(kind="label", value=truth, **fields)))
+
+    def read(self, topic: str) -> list[tuple[bytes, Headers]]:
+        """All committed records of a topic: value and headers."""
+        found = []
+        for message in self._read_on([TopicPartition(*place, 0) for place in self._ends.of([topic])]):
+            headers = pairs(message.headers())
+            found.append((message.value() or b"", {name: text(headers, name) for name, _ in headers}))
+        return found
+
+    def _read_on(self, places: list[TopicPartition]) -> list[Message]:
+        """What is committed from `places` on. A commit returns before its markers are written: it is read to the ends of now."""
+        ends = self._ends.of({place.topic for place in places})
+        unread = {place for place in ((p.topic, p.partition) for p in places) if ends[place]}
+        reader = consumer(self.settings, f"reader-{uuid.uuid4()}", **TO_THE_END)
+        reader.assign(places)
+        found = []
+        while unread:
+            message = reader.poll(10)
+            assert message is not None, unread
+            error = message.error()
+            if error is None:
+                found.append(message)
+                continue
+            assert error.code() == KafkaError._PARTITION_EOF, error
+            place = (message.topic() or "", message.partition() or 0)
+            if (message.offset() or 0) >= ends[place]:
+                unread.discard(place)
+        reader.close()
+        return found
+
+    def outcomes(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """All outcome rows of these predictions, from the topic itself, by prediction (in order of `ids`), revision and arm."""
+        order = {uuid.UUID(id_).bytes: place for place, id_ in enumerate(ids)}
+        rows = [
+            row
+            for value, _ in self.read(OUTCOMES_TOPIC.name)
+            for row in decode_batch(value).to_pylist()
+            if row["prediction_id"] in order
+        ]
+        return sorted(rows, key=lambda row: (order[row["prediction_id"]], row["revision"], row["arm"]))
+
+    def letters(self, value: bytes) -> list[Headers]:
+        """Headers of the dead letters that hold `value`."""
+        return [
+            headers
+            for found, headers in self.read(DEAD_LETTERS.name)
+            if found == value and headers[dead_letters.STAGE] == "labels"
+        ]

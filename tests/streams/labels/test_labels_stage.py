@@ -1,0 +1,156 @@
+"""The labels stage as its readers see it: outcomes and dead letters on the topics, whatever order things come in."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+
+import msgspec
+import pytest
+
+from schemas import dead_letters
+from schemas.feedback import Feedback
+from tests.streams.labels.loop import Loop, Service, wait_for
+
+pytestmark = pytest.mark.stack
+
+
+def test_a_label_becomes_one_outcome_per_arm(loop: Loop, service: Service) -> None:
+    (prediction,) = loop.predict([0.8], arms=("champion", "major"))
+    loop.sink()
+    loop.label("red", prediction_id=prediction, at_ms=1_700_000_000_000, feedback_id="first")
+    champion, major = wait_for(lambda: loop.outcomes([prediction]), "outcomes of the label")
+    assert (champion["arm"], champion["role"], champion["version"]) == ("champion", "live", "1.0")
+    assert (major["arm"], major["role"], major["version"]) == ("major", "shadow", "1.1")
+    assert champion["outcome_id"] != major["outcome_id"]
+    assert champion["loss"] == pytest.approx(-math.log(0.8), rel=1e-5)
+    assert champion["brier"] == pytest.approx(2 * 0.2**2, rel=1e-5)
+    assert (champion["truth"], champion["label"], champion["correct"]) == ("red", "red", 1)
+    assert (champion["revision"], champion["previous_truth"], champion["previous_loss"]) == (0, "", 0.0)
+    assert champion["labeled_at"].timestamp() == 1_700_000_000
+    assert champion["entity"] == "someone"
+    assert champion["segments"] == ["x=1"]
+
+
+def test_a_label_whose_prediction_is_there_is_joined_within_50_ms(loop: Loop, service: Service) -> None:
+    predictions = loop.predict([0.8] * 12)
+    loop.sink()
+    delays_ms = []
+    for prediction in predictions:
+        loop.label("red", prediction_id=prediction)
+        (outcome,) = wait_for(partial(loop.outcomes, [prediction]), "outcome")
+        delays_ms.append(outcome["joined_at"].timestamp() * 1000 - outcome["labeled_at"].timestamp() * 1000)
+    assert sorted(delays_ms)[6] <= 50, delays_ms
+
+
+def test_an_early_label_waits_for_its_prediction(loop: Loop, service: Service) -> None:
+    loop.label("blue", request_id="early")
+    loop.sink()
+    (prediction,) = loop.predict([0.3], request_ids=["early"])
+    assert loop.outcomes([prediction]) == []
+    loop.sink()
+    (outcome,) = wait_for(lambda: loop.outcomes([prediction]), "outcome of the early label")
+    assert (outcome["truth"], outcome["correct"]) == ("blue", 1)
+
+
+def test_a_request_id_used_twice_means_the_newest_prediction_before_the_feedback(
+    loop: Loop, service: Service
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    (old,) = loop.predict([0.3], request_ids=["twice"], requested_ms=now_ms - 3000)
+    (meant,) = loop.predict([0.3], request_ids=["twice"], requested_ms=now_ms - 2000)
+    (new,) = loop.predict([0.3], request_ids=["twice"], requested_ms=now_ms)
+    loop.sink()
+    feedback = Feedback(kind="label", value="red", request_id="twice")
+    loop.tell(msgspec.json.encode(feedback), at_ms=now_ms - 1000)
+    wait_for(lambda: loop.outcomes([meant]), "outcome")
+    assert loop.outcomes([old, new]) == []
+
+
+def test_a_newer_label_revises_and_an_older_one_changes_nothing(loop: Loop, service: Service) -> None:
+    (prediction,) = loop.predict([0.8])
+    loop.sink()
+    loop.label("red", prediction_id=prediction, at_ms=2000)
+    wait_for(lambda: loop.outcomes([prediction]), "outcome")
+    loop.label("blue", prediction_id=prediction, at_ms=1000)
+    loop.label("red", prediction_id=prediction, at_ms=2000)
+    loop.label("blue", prediction_id=prediction, at_ms=3000)
+    first, second = wait_for(
+        lambda: len(found := loop.outcomes([prediction])) > 1 and found, "revised outcome"
+    )
+    assert (first["truth"], second["truth"]) == ("red", "blue")
+    assert (second["revision"], second["previous_truth"], second["correct"]) == (1, "red", 0)
+    assert second["previous_loss"] == pytest.approx(first["loss"])
+    assert second["previous_brier"] == pytest.approx(first["brier"])
+    assert second["loss"] == pytest.approx(-math.log(0.2), rel=1e-5)
+
+
+def test_what_was_joined_is_known_after_a_restart(loop: Loop, service: Service) -> None:
+    (prediction,) = loop.predict([0.8])
+    loop.sink()
+    loop.label("red", prediction_id=prediction, at_ms=2000)
+    wait_for(lambda: loop.outcomes([prediction]), "outcome")
+    service.kill()
+    loop.label("blue", prediction_id=prediction, at_ms=1000)
+    loop.label("red", prediction_id=prediction, at_ms=2000)
+    loop.label("blue", prediction_id=prediction, at_ms=3000)
+    loop.sink()
+    _, second = wait_for(lambda: len(found := loop.outcomes([prediction])) > 1 and found, "revised outcome")
+    assert (second["revision"], second["truth"], second["previous_truth"]) == (1, "blue", "red")
+
+
+def test_an_unknown_id_is_dead_lettered_once_and_a_later_prediction_revives_it(
+    loop: Loop, service: Service
+) -> None:
+    feedback = msgspec.json.encode(Feedback(kind="label", value="red", request_id="never seen"))
+    loop.tell(feedback, key=b"its key")
+    loop.sink()
+    (headers,) = wait_for(lambda: loop.letters(feedback), "dead letter of the orphan")
+    assert headers[dead_letters.REASON] == "orphan_feedback"
+    assert headers[dead_letters.FIELD] == "request_id"
+    assert headers[dead_letters.TOPIC] == "feedback.colour"
+    (prediction,) = loop.predict([0.9], request_ids=["never seen"])
+    loop.sink()
+    # A restart reads the orphan from the state topic and tries it soon.
+    service.kill()
+    wait_for(lambda: loop.outcomes([prediction]), "outcome of the revived label", 90)
+    assert len(loop.letters(feedback)) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "field"),
+    [
+        (b'{"kind": "label"', "undecodable", ""),
+        (b'{"kind":"rating","value":9,"prediction_id":"0190a0a0-0000-7000-8000-000000000001"}', "out_of_range", "value"),
+        (b'{"kind":"label","value":"green","request_id":"a"}', "unknown_category", "value"),
+        (b'{"kind":"label","value":"red"}', "missing_field", "prediction_id"),
+        (b'{"kind":"label","value":"red","prediction_id":"7"}', "wrong_type", "prediction_id"),
+        (b"\xff\x00", "undecodable", ""),
+    ],
+)  # fmt: skip
+def test_bad_feedback_is_dead_lettered_and_its_neighbours_are_joined(
+    loop: Loop, service: Service, value: bytes, reason: str, field: str
+) -> None:
+    before, after = loop.predict([0.8, 0.8])
+    loop.sink()
+    loop.label("red", prediction_id=before)
+    loop.tell(value)
+    loop.label("red", prediction_id=after)
+    wait_for(lambda: len(loop.outcomes([before, after])) == 2, "outcomes around the bad record")
+    (headers,) = wait_for(lambda: loop.letters(value), "dead letter")
+    assert (headers[dead_letters.REASON], headers[dead_letters.FIELD]) == (reason, field)
+
+
+def test_ratings_thumbs_comments_and_signals_pass(loop: Loop, service: Service) -> None:
+    (prediction,) = loop.predict([0.8])
+    loop.sink()
+    for kind, value in (("rating", 4), ("thumb", "up"), ("comment", "good"), ("signal", 2.5)):
+        loop.tell(
+            msgspec.json.encode(
+                {"kind": kind, "value": value, "prediction_id": prediction, "name": "dwell_sec"}
+            )
+        )
+    loop.tell(msgspec.json.encode(Feedback(kind="correction", value="blue", prediction_id=prediction)))
+    (outcome,) = wait_for(lambda: loop.outcomes([prediction]), "outcome of the correction")
+    assert outcome["truth"] == "blue"
