@@ -11,11 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runtime.telemetry import counter
-from schemas.arrow import OBSERVATIONS as OBSERVATION_SCHEMA
-from schemas.arrow import OUTCOMES as OUTCOME_SCHEMA
 from schemas.arrow import decode_batch
 from schemas.events import Partial
-from schemas.topics import OBSERVATIONS, PARTIALS
+from schemas.topics import OBSERVATIONS, OUTCOMES, PARTIALS
 from streams.worker.drift import Drift
 from streams.worker.metrics import Metrics
 from streams.worker.models import Models
@@ -24,6 +22,15 @@ from streams.worker.state import Drained, Record
 log = logging.getLogger(__name__)
 
 NAME: Final = "measure"
+_KEY: Final = frozenset({"model", "requested_at", "role", "arm", "version", "segments", "scores"})
+READS: Final = {
+    OBSERVATIONS.name: _KEY | {"status", "observed_at", "numbers", "texts"},
+    OUTCOMES.name: _KEY | {
+        "revision", "truth", "previous_truth", "label", "correct", "loss", "previous_loss", "brier", "previous_brier",
+        "labeled_at",
+    },
+}  # fmt: skip
+"""The columns that are read: a batch may have more, written by a later release, or an earlier one."""
 
 
 class Measure:
@@ -39,7 +46,7 @@ class Measure:
         self._models = models
         self._source = f"{topic}:{partition}"
         self._observations = topic == OBSERVATIONS.name
-        self._schema = OBSERVATION_SCHEMA if self._observations else OUTCOME_SCHEMA
+        self._columns = READS[OBSERVATIONS.name if self._observations else OUTCOMES.name]
         self._metrics = Metrics()
         self._drift = Drift(models)
 
@@ -54,8 +61,9 @@ class Measure:
             # Written by our own gateway or not at all; the sink halts on it and keeps it.
             log.error("%s: a record that is no Arrow stream is not measured: %s", self._source, error)
             return
-        if not batch.schema.equals(self._schema):
-            log.error("%s: a batch of another schema is not measured", self._source)
+        absent = self._columns.difference(batch.schema.names)
+        if absent:
+            log.error("%s: a batch is not measured, it lacks %s", self._source, ", ".join(sorted(absent)))
             return
         for model in pc.unique(batch["model"]).to_pylist():
             spec = self._models.spec(model)

@@ -165,12 +165,19 @@ def outcomes(
 
 
 def _batch(columns: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch:
+    rows = len(columns["prediction_id"])
     arrays = []
     for field in schema:
-        values = columns[field.name]
+        # What the worker does not read may be anything.
+        values = columns[field.name] if field.name in columns else [_blank(field.type)] * rows
         if pa.types.is_timestamp(field.type):
-            values = np.asarray(values, dtype=np.int64)
-            arrays.append(pa.array(values).cast(field.type))
+            arrays.append(pa.array(np.asarray(values, dtype=np.int64)).cast(field.type))
         else:
             arrays.append(pa.array(values, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _blank(kind: pa.DataType) -> Any:
+    if pa.types.is_fixed_size_binary(kind):
+        return b"\0" * kind.byte_width
+    return [] if pa.types.is_list(kind) else "" if pa.types.is_string(kind) else 0
