@@ -1,0 +1,278 @@
+"""A gateway in a process of its own, and what its tests write and read around it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import Consumer, Message, TopicPartition
+
+from compose.embedded.stack import free_ports
+from features.columns import Columns
+from runtime.artifacts import ArtifactStore
+from runtime.kafka import admin, consumer, producer, topic_ids
+from runtime.settings import Settings
+from schemas.arrow import decode_batch
+from schemas.events import Arm, RouteTable
+from schemas.topics import DEAD_LETTERS, OBSERVATIONS, PREDICTIONS, REQUESTS, ROUTES
+from tests.triton_models.artifacts import write_version
+
+MODEL = "electricity"
+REQUESTS_TOPIC = REQUESTS.for_model(MODEL)
+PREDICTIONS_TOPIC = PREDICTIONS.for_model(MODEL)
+DEADLINE_SEC = 60.0
+GOLDEN = Columns(np.random.default_rng(7).random((32, 6), dtype=np.float32), pa.array([], pa.string()))
+FEATURES = {
+    "period": 0.5, "nswprice": 0.06, "nswdemand": 0.44, "vicprice": 0.003, "vicdemand": 0.42, "transfer": 0.41,
+}  # fmt: skip
+
+
+def until(
+    condition: Callable[[], Any], what: str = "the condition", deadline_sec: float = DEADLINE_SEC
+) -> Any:
+    """Wait until `condition()` is true and return its value."""
+    deadline = time.monotonic() + deadline_sec
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} did not come true within {deadline_sec:.0f} s"
+        time.sleep(0.02)
+
+
+def version(settings: Settings, name: str, golden_error: float = 0.0) -> str:
+    """The artifact of a new version of the model with random weights; `golden_error` falsifies its recorded answer."""
+    store = ArtifactStore(settings.artifacts_dir)
+    return write_version(
+        store, settings.models_dir, name, model=MODEL, columns=GOLDEN, golden_error=golden_error
+    ).artifact
+
+
+def arm(artifact: str, name: str = "champion", role: str = "live", weight: float = 1.0) -> Arm:
+    return msgspec.convert(
+        {
+            "name": name,
+            "role": role,
+            "version": artifact.partition("-")[0],
+            "artifact": artifact,
+            "weight": weight,
+        },
+        Arm,
+    )
+
+
+def route(settings: Settings, *arms: Arm) -> int:
+    """Write the model's next route table; return its revision."""
+    revision = time.time_ns()
+    table = RouteTable(
+        event_id=str(uuid.uuid4()), model=MODEL, at_ms=0, revision=revision, stage="steady", arms=list(arms)
+    )
+    client = producer(settings)
+    client.produce(ROUTES.name, msgspec.json.encode(table), MODEL.encode())
+    assert client.flush(10) == 0
+    return revision
+
+
+def request(**changes: object) -> bytes:
+    """A good request, with features changed (None: as null)."""
+    return json.dumps(FEATURES | changes).encode()
+
+
+@dataclass
+class Sent:
+    """Where a record came to lie."""
+
+    partition: int
+    offset: int
+
+
+def send(settings: Settings, records: Sequence[Mapping[str, Any]], topic: str = REQUESTS_TOPIC) -> list[Sent]:
+    """Produce records (arguments of `Producer.produce`) in order and return their places."""
+    client = producer(settings)
+    places: list[Sent | None] = [None] * len(records)
+
+    def delivered(index: int) -> Callable[[object, Message], None]:
+        def note(error: object, message: Message) -> None:
+            assert error is None, error
+            places[index] = Sent(message.partition() or 0, message.offset() or 0)
+
+        return note
+
+    for index, record in enumerate(records):
+        while True:
+            try:
+                client.produce(topic, on_delivery=delivered(index), **record)
+                break
+            except BufferError:
+                client.poll(0.1)
+        client.poll(0)
+    assert client.flush(30) == 0
+    return [place for place in places if place is not None]
+
+
+class Reader:
+    """Committed records of a topic, from its end as it was when the reader was made."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._client: Consumer = consumer(settings, f"test-{uuid.uuid4()}")
+        partitions = self._client.list_topics(topic, timeout=10).topics[topic].partitions
+        self._client.assign(
+            [
+                TopicPartition(topic, p, self._client.get_watermark_offsets(TopicPartition(topic, p), 10)[1])
+                for p in partitions
+            ]
+        )
+        self.messages: list[Message] = []
+
+    def read(self, timeout_sec: float = 0.2) -> list[Message]:
+        """All records so far."""
+        for message in self._client.consume(10_000, timeout_sec):
+            assert message.error() is None, message.error()
+            self.messages.append(message)
+        return self.messages
+
+    def until(self, count: int, deadline_sec: float = DEADLINE_SEC) -> list[Message]:
+        """Wait for `count` records; fails if more come."""
+        until(lambda: len(self.read()) >= count, f"{count} records", deadline_sec)
+        self.read(0.5)
+        assert len(self.messages) == count
+        return self.messages
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Readers:
+    """What a gateway writes for one model's requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.predictions = Reader(settings, PREDICTIONS_TOPIC)
+        self._observations = Reader(settings, OBSERVATIONS.name)
+        self.dead_letters = Reader(settings, DEAD_LETTERS.name)
+
+    def answers(self, count: int) -> list[dict[str, Any]]:
+        """`count` predictions, in the order of partition and offset."""
+        found = sorted(self.predictions.until(count), key=lambda m: (m.partition(), m.offset()))
+        return [json.loads(message.value() or b"") for message in found]
+
+    def observations(self, count: int) -> list[dict[str, Any]]:
+        """`count` observation rows."""
+
+        def rows() -> list[dict[str, Any]]:
+            return [
+                row for m in self._observations.read() for row in decode_batch(m.value() or b"").to_pylist()
+            ]
+
+        until(lambda: len(rows()) >= count, f"{count} observations")
+        found = rows()
+        assert len(found) == count
+        return found
+
+    def close(self) -> None:
+        for reader in (self.predictions, self._observations, self.dead_letters):
+            reader.close()
+
+
+@contextlib.contextmanager
+def readers(settings: Settings) -> Iterator[Readers]:
+    found = Readers(settings)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+class Gateway:
+    """`python -m inference`."""
+
+    def __init__(self, settings: Settings, folder: Path, slot: int = 0) -> None:
+        (self._port,) = free_ports(1)
+        environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1"}
+        environment |= {"TIDEMILL_SLOT": str(slot), "TIDEMILL_HTTP_PORT": str(self._port)}
+        self.log = folder / f"gateway-{self._port}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "inference"], env=environment, stderr=log)
+
+    def health(self) -> dict[str, Any]:
+        """Its own word, {} while nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=3) as answer:
+                found: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            found = json.load(error)
+        except OSError:
+            assert self.process.poll() is None, self.log.read_text()
+            return {}
+        return found
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=3) as answer:
+            return str(answer.read().decode())
+
+    def wait_ready(self) -> None:
+        until(lambda: self.health().get("ready"), f"ready: {self.log}")
+
+    def wait_route(self, revision: int) -> dict[str, Any]:
+        """Wait until the route of that revision is in effect; what /health says of it."""
+
+        def served() -> Any:
+            found = self.health().get("detail", {}).get("routes", {}).get(MODEL, {})
+            return found if found.get("revision") == revision else None
+
+        found: dict[str, Any] = until(served, f"route {revision}: {self.log}")
+        return found
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def end(self) -> int:
+        """Tell it to stop; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@contextlib.contextmanager
+def gateway(settings: Settings, folder: Path, slot: int = 0) -> Iterator[Gateway]:
+    """A gateway that is ended, and must end cleanly unless the test ended it."""
+    running = Gateway(settings, folder, slot)
+    try:
+        yield running
+    finally:
+        already = running.process.poll()
+        code = running.end() if already is None else already
+    assert code in (0, -signal.SIGKILL), running.log.read_text()[-4000:]
+
+
+def committed(settings: Settings, topic: str = REQUESTS_TOPIC) -> dict[int, tuple[int, str]]:
+    """The gateways' committed offset and its metadata by partition, -1001 where there is none."""
+    client = consumer(settings, "gateway")
+    try:
+        partitions = client.list_topics(topic, timeout=10).topics[topic].partitions
+        places = client.committed([TopicPartition(topic, p) for p in partitions], timeout=10)
+        return {place.partition: (place.offset, place.metadata or "") for place in places}
+    finally:
+        client.close()
+
+
+def topic_id(settings: Settings, topic: str = REQUESTS_TOPIC) -> uuid.UUID:
+    return topic_ids(admin(settings), [topic])[topic]
