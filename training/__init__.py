@@ -1,0 +1,1 @@
+"""Retrain order in, candidate out: snapshot, fit, evaluate, gate, publish."""

@@ -85,6 +85,11 @@ class History:
         )
         return Labelled(self, newest(labels, valid, history_rows))
 
+    @property
+    def seen_ms(self) -> int:
+        """When the newest label seen was joined, 0 if none was."""
+        return max(self._seen_ms.values(), default=0)
+
     def columns(self, indices: NDArray[np.int64]) -> Columns:
         """The features of the rows at `indices`, in that order."""
         if not len(indices):

@@ -1,0 +1,211 @@
+"""`python -m training`: retrain orders in, candidates out, one order at a time.
+
+1. An order is polled; its partition is paused, and the order is trained on another thread while this one goes on polling, so that
+   a training may take longer than the group waits for a poll.
+2. The artifact is written whole (the same content has the same name, so writing it again changes nothing).
+3. One transaction holds the candidate and the order's offset: an order is answered once, whatever dies when.
+
+A crash before 3 trains the order again. An order that was sent twice (the same id, or the same dedupe key) is answered once: the
+answered ones are read from `candidates` at start, after this transactional id was initialised, so that no transaction of a
+predecessor can still add one. An order that cannot be followed is answered with a refusal; one that cannot be read is a dead letter;
+while ClickHouse is away the order waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from typing import Final
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from runtime.clock import now_ms
+from runtime.dead_letters import produce_dead_letter
+from runtime.kafka import admin, committed_or_start, consumer, topic_ids
+from runtime.service import Health, Stage, Stop
+from runtime.settings import Settings
+from runtime.telemetry import counter, gauge, histogram
+from runtime.transactions import TransactionalProducer, TransactionLost
+from schemas.errors import Outage, Rejection
+from schemas.events import Candidate, Retrain
+from schemas.topics import CANDIDATES, RETRAINS
+from training.answered import answered, identity
+from training.fit import Step
+from training.trainer import Trainer
+from warehouse.client import Refused, connect
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "training"
+_POLL_SEC: Final = 0.2
+_KEEP_POLLING_SEC: Final = 0.5
+_RETRY_SEC: Final = 1.0
+
+
+def main(settings: Settings, health: Health, stop: Stop) -> None:
+    """Train until told to stop; after an outage or a lost transaction begin again from the committed offset."""
+    while not stop.is_set():
+        service = None
+        try:
+            service = Service(settings, health)
+            service.run(stop)
+        except (Outage, Refused, TransactionLost, KafkaException) as error:
+            health.set_ready(False)
+            health.error(str(error))
+            health.stage(RETRAINS.name, Stage(state="paused", note=str(error)))
+            gauge("tidemill_paused_partitions").labels(GROUP).set(1)
+            stop.wait(_RETRY_SEC)
+        finally:
+            if service is not None:
+                service.close()
+
+
+class Service:
+    """One session: from the committed offset until the stop or the first failure."""
+
+    def __init__(self, settings: Settings, health: Health) -> None:
+        self._health = health
+        self._client = connect(
+            settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password
+        )
+        self._trainer = Trainer(settings, self._client)
+        self._topic_id = topic_ids(admin(settings), [RETRAINS.name]).get(RETRAINS.name)
+        if self._topic_id is None:
+            raise Outage(f"topic {RETRAINS.name} is not there yet")
+        self._producer = TransactionalProducer(settings, f"{GROUP}-{settings.slot}")
+        self._answered = answered(settings)
+        self._assignment = 0
+        """Counts assignments: what was polled under an earlier one is not committed under a later one."""
+        self._consumer: Consumer = consumer(settings, GROUP, member=str(settings.slot))
+        self._consumer.subscribe(
+            [RETRAINS.name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
+
+    def run(self, stop: Stop) -> None:
+        """Poll, train, commit."""
+        gauge("tidemill_paused_partitions").labels(GROUP).set(0)
+        while not stop.is_set():
+            message = self._consumer.poll(_POLL_SEC)
+            if message is None:
+                self._report(Stage(lag_records=self._lag()))
+                continue
+            if message.error() is not None:
+                raise KafkaException(message.error())
+            self._take(message, stop)
+
+    def close(self) -> None:
+        """Let go of everything; an order that was not committed is trained again."""
+        # A fit that goes on after a failure here ends before the next session begins; what it wrote is written once.
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._producer.close()
+        self._consumer.close()
+        self._client.close()
+
+    def _take(self, message: Message, stop: Stop) -> None:
+        """One record of `retrains`, to its committed end."""
+        assignment, metadata = self._assignment, self._consumer.consumer_group_metadata()
+        try:
+            order = msgspec.json.decode(message.value() or b"", type=Retrain)
+        except msgspec.MsgspecError as error:
+            self._commit(message, metadata, None, Rejection("undecodable", "", "a retrain order", str(error)))
+            return
+        if self._answered & identity(order.event_id, order.dedupe_key):
+            log.info("%s: order %s was answered before", order.model, order.event_id)
+            self._commit(message, metadata, None, None)
+            return
+        candidate = self._trained(order, message, stop)
+        if candidate is None:
+            return
+        if assignment != self._assignment:
+            log.warning("%s: order %s went to another trainer meanwhile", order.model, order.event_id)
+            return
+        self._commit(message, metadata, candidate, None)
+        self._answered |= identity(order.event_id, order.dedupe_key)
+        result = "passed" if candidate.passed else "refused"
+        counter("tidemill_trainings_total").labels(order.model, order.kind, result).inc()
+        histogram("tidemill_training_seconds").labels(order.kind).observe(candidate.train_ms / 1e3)
+        log.info(
+            "%s: %s %s from %d rows in %.0f ms%s", order.model, candidate.version, result, candidate.rows,
+            candidate.train_ms, f": {candidate.reason}" if candidate.reason else "",
+        )  # fmt: skip
+
+    def _trained(self, order: Retrain, message: Message, stop: Stop) -> Candidate | None:
+        """The candidate, trained on the worker thread while this one keeps the membership; None if told to stop meanwhile."""
+        timestamp_ms = message.timestamp()[1]
+        self._report(Stage(
+            lag_records=1, oldest_age_sec=max(0, now_ms() - timestamp_ms) / 1e3,
+            note=f"training {order.model} {order.new_version}",
+        ))  # fmt: skip
+
+        def unless_stopped(_step: Step) -> None:
+            if stop.is_set():
+                raise Outage("told to stop")
+
+        future: Future[Candidate] = self._worker.submit(self._trainer.train, order, unless_stopped)
+        partitions = self._consumer.assignment()
+        self._consumer.pause(partitions)
+        while not future.done():
+            wait_for([future], _KEEP_POLLING_SEC)
+            if not future.done():
+                self._keep_membership()
+            if stop.is_set():
+                return None
+        self._consumer.resume(self._consumer.assignment())
+        return future.result()
+
+    def _keep_membership(self) -> None:
+        """Poll without taking anything: all partitions are paused."""
+        extra = self._consumer.poll(0)
+        if extra is None:
+            return
+        if extra.error() is not None:
+            raise KafkaException(extra.error())
+        # A rebalance brought a fresh, unpaused partition: its record is read again from the committed offset.
+        raise TransactionLost(f"{RETRAINS.name}: partitions moved during a training")
+
+    def _commit(
+        self, message: Message, metadata: object, candidate: Candidate | None, rejection: Rejection | None
+    ) -> None:
+        """One transaction: the answer, if there is one, and the offset behind the order."""
+        started = time.perf_counter()
+        self._producer.begin()
+        if candidate is not None:
+            self._producer.produce(CANDIDATES.name, msgspec.json.encode(candidate), candidate.model.encode())
+        if rejection is not None:
+            self._health.error(f"{RETRAINS.name}: {rejection.message}")
+            produce_dead_letter(
+                self._producer, message, rejection,
+                stage=GROUP, model="", topic_id=self._topic_id or uuid.UUID(int=0), now_ms=now_ms(),
+            )  # fmt: skip
+        place = TopicPartition(message.topic() or "", message.partition() or 0, (message.offset() or 0) + 1)
+        self._producer.send_offsets([place], metadata)
+        self._producer.commit()
+        counter("tidemill_transactions_total").labels(GROUP, "committed").inc()
+        histogram("tidemill_commit_seconds").labels(GROUP).observe(time.perf_counter() - started)
+
+    def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assignment += 1
+        client.assign(committed_or_start(client, partitions))
+        self._health.set_ready()
+
+    def _revoked(self, _client: Consumer, _partitions: list[TopicPartition]) -> None:
+        # No transaction is open between two polls; what is being trained belongs to the next owner.
+        self._assignment += 1
+
+    def _lag(self) -> int:
+        lag = 0
+        for place in self._consumer.position(self._consumer.assignment()):
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            # The last record of a transaction is followed by its marker, which nobody reads.
+            if place.offset >= 0 and high > place.offset + 1:
+                lag += high - place.offset
+        return lag
+
+    def _report(self, stage: Stage) -> None:
+        self._health.stage(RETRAINS.name, stage)
+        gauge("tidemill_lag_records").labels(GROUP, RETRAINS.name).set(stage.lag_records)
