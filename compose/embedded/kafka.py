@@ -32,6 +32,10 @@ JAVA_OPTIONS = (
     "-XX:+UseSerialGC",  # on two cores the parallel collectors' threads only take from the other processes
     "-XX:+ExitOnOutOfMemoryError",  # a restart is better than a broker that lost a thread
     "-XX:-UsePerfData",
+    # Of the start-up cache only classes are used: its machine code (adapters) does not link with this runtime, and says so each time.
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:-AOTAdapterCaching",
+    "-XX:-AOTStubCaching",
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
 )

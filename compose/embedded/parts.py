@@ -262,6 +262,9 @@ def main() -> int:
         for part in missing():
             say(f"Fetching {part.what} ({part.download_bytes / 1e6:.0f} MB)")
             fetch(part, pip_command(), say)
+        from compose.embedded import kafka_startup  # needs .venv, as jgo does
+
+        kafka_startup.make(say)
     except PartError as error:
         say(f"tidemill: {error}")
         return 1

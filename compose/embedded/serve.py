@@ -28,6 +28,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
 from compose.embedded import stack
+from compose.embedded.ports import HOST
 from compose.embedded.running import AlreadyRunning, owner_pid, run_dir
 from compose.embedded.supervisor import Supervisor, write_json
 from schemas.errors import UserError
@@ -154,10 +155,10 @@ async def status_server(supervisor: Supervisor, description: dict[str, object]) 
     app.add_routes([web.get("/status", status), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, stack.HOST, 0, shutdown_timeout=1)
+    site = web.TCPSite(runner, HOST, 0, shutdown_timeout=1)
     await site.start()
     try:
-        yield f"http://{stack.HOST}:{runner.addresses[0][1]}/status"
+        yield f"http://{HOST}:{runner.addresses[0][1]}/status"
     finally:
         await runner.cleanup()
 

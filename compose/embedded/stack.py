@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import secrets
 import signal
-import socket
 import sys
 import urllib.error
 import urllib.request
@@ -20,18 +18,14 @@ from typing import Any, Self
 from compose.embedded import running
 from compose.embedded.kafka import Kafka, KafkaProbe
 from compose.embedded.parts import ROOT
+from compose.embedded.ports import HOST, PortTaken, free_ports, is_free, owner
 from compose.embedded.process import NotReady, Process, Start
 from compose.embedded.triton import Triton
 from runtime.settings import Settings
 from schemas.errors import UserError
 
-HOST = "127.0.0.1"
 WRITER = "tidemill"
 MODELS_DIR = ROOT / "triton_models"
-
-
-class PortTaken(UserError):
-    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -141,46 +135,6 @@ def choose_ports(mode: str) -> Ports:
                 f"port {port} ({name}) is taken by {owner(port)}; end it, or use --ports ephemeral"
             )
     return ports
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports free at this moment, below the range from which the kernel takes those of outgoing connections (32768 and up),
-
-    so that no client's connection can take one between this check and the server's bind.
-    """
-    found: list[int] = []
-    for port in random.SystemRandom().sample(range(12000, 32000), 2000):
-        if is_free(port):
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise PortTaken("no free ports between 12000 and 32000")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # a closed connection's TIME_WAIT does not count
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def owner(port: int) -> str:
-    import psutil
-
-    for connection in psutil.net_connections("tcp"):
-        if (
-            connection.laddr
-            and connection.laddr.port == port
-            and connection.status == psutil.CONN_LISTEN
-            and connection.pid
-        ):
-            return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return "another user's process"
 
 
 def writer_password_file(data_dir: Path) -> Path:

@@ -15,6 +15,7 @@ import pytest
 
 from compose.embedded import checks, running, stack
 from compose.embedded.kafka import KafkaProbe, server_properties
+from compose.embedded.ports import PortTaken, free_ports
 from compose.embedded.process import NotReady
 from compose.embedded.stack import Stack
 from runtime.settings import load_settings
@@ -88,7 +89,7 @@ def test_settings_of_a_running_stack_survive_the_environment(infrastructure: Sta
 
 
 def test_the_kafka_probe_reports_a_broker_that_is_not_there() -> None:
-    (port,) = stack.free_ports(1)
+    (port,) = free_ports(1)
     with pytest.raises(NotReady):
         KafkaProbe(f"127.0.0.1:{port}")()
 
@@ -104,13 +105,13 @@ def test_a_taken_port_is_named_with_its_owner(monkeypatch: pytest.MonkeyPatch) -
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         monkeypatch.setattr(stack.Ports, "__init__", ports_with_kafka(taken))
-        with pytest.raises(stack.PortTaken, match=rf"port {taken} \(kafka\) is taken by .*pid {os.getpid()}"):
+        with pytest.raises(PortTaken, match=rf"port {taken} \(kafka\) is taken by .*pid {os.getpid()}"):
             stack.choose_ports("fixed")
 
 
 def ports_with_kafka(port: int) -> Callable[..., None]:
     def fill(ports: stack.Ports) -> None:
-        for name, value in zip(stack.Ports.__dataclass_fields__, [port, *stack.free_ports(5)], strict=True):
+        for name, value in zip(stack.Ports.__dataclass_fields__, [port, *free_ports(5)], strict=True):
             object.__setattr__(ports, name, value)
 
     return fill
