@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable
 from typing import Any, Final
@@ -12,7 +13,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from runtime.settings import Settings
 from schemas.errors import Outage
-from schemas.topics import Topic
+from schemas.topics import REQUESTS, Topic
+
+log = logging.getLogger("librdkafka")
 
 SESSION_TIMEOUT_MS: Final = 6000
 TRANSACTION_TIMEOUT_MS: Final = 5000
@@ -43,7 +46,7 @@ def consumer(settings: Settings, group: str, *, member: str = "", **overrides: A
         **({"group.instance.id": f"{group}-{member}"} if member else {}),
         **overrides,
     }
-    return Consumer(config)
+    return Consumer(config, logger=log)
 
 
 def producer(settings: Settings, **overrides: Any) -> Producer:
@@ -59,23 +62,35 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
             "socket.nagle.disable": True,
             "log.connection.close": False,
             **overrides,
-        }
+        },
+        logger=log,
     )
 
 
 def admin(settings: Settings) -> AdminClient:
     """The admin client."""
-    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap, "log.connection.close": False})
+    return AdminClient(
+        {"bootstrap.servers": settings.kafka_bootstrap, "log.connection.close": False}, logger=log
+    )
 
 
 def create_topics(
     client: AdminClient, topics: Iterable[tuple[str, Topic, int]], replication: int = 1
 ) -> list[str]:
-    """Create what is missing of (name, topic, partitions), one after the other in that order; return the new ones' names."""
+    """Create what is missing of (name, topic, partitions) and return the new ones' names.
+
+    Topics of requests come last, in a call of their own: a request must never find its answer's topic missing.
+    """
     created = []
-    for name, topic, partitions in topics:
-        new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=topic.config())
-        for future in client.create_topics([new], operation_timeout=REQUEST_TIMEOUT_SEC).values():
+    wanted = [(topic.name == REQUESTS.name, name, topic, partitions) for name, topic, partitions in topics]
+    for last in (False, True):
+        news = [
+            NewTopic(name, num_partitions=partitions, replication_factor=replication, config=topic.config())
+            for requests, name, topic, partitions in wanted
+            if requests is last
+        ]
+        futures = client.create_topics(news, operation_timeout=REQUEST_TIMEOUT_SEC) if news else {}
+        for name, future in futures.items():
             try:
                 future.result()
                 created.append(name)

@@ -2,8 +2,8 @@
 
 Whatever goes wrong inside a transaction ends in one of two ways:
 
-* `TransactionLost`: nothing of it is visible, or it is unknown whether all of it is. The producer is usable again (aborted, or
-  destroyed and initialised anew, which settles what was open). The caller drops its pending work and goes back to the group's
+* `TransactionLost`: nothing of it is visible, or it is unknown whether all of it is. The producer is usable again: destroyed and
+  initialised anew, which settles what was open. The caller drops its pending work and goes back to the group's
   committed offsets: they tell which of the two it was.
 * `Fenced`: another process initialised this transactional id. The caller stops.
 
@@ -156,15 +156,12 @@ class TransactionalProducer:
 
     def _lost(self, error: KafkaException) -> TidemillError:
         """Make the producer usable again and say what became of the transaction."""
-        kafka_error: KafkaError = error.args[0]
         self._raise_if_fenced(error)
-        reason = f"{self._transactional_id}: {kafka_error.str()}"
-        if kafka_error.txn_requires_abort():
-            self.abort()
-        else:
-            self._open = False
-            self._producer = self._initialised()
-        return TransactionLost(reason)
+        self._open = False
+        # Always a new producer, though librdkafka calls some errors abortable: after a delivery that the broker refused, the
+        # transaction that follows the abort fails too (skipped sequence numbers). Initialising aborts what is open.
+        self._producer = self._initialised()
+        return TransactionLost(f"{self._transactional_id}: {error.args[0].str()}")
 
     def _raise_if_fenced(self, error: KafkaException) -> None:
         if error.args[0].code() in _FENCING:
