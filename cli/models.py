@@ -106,6 +106,8 @@ def check(model: str, models_dir: Path, as_json: bool) -> None:
     else:
         for result in results:
             click.echo(f"{'ok  ' if result.ok else 'FAIL'} {result.name}: {result.detail}")
+            if result.mend:
+                click.echo(f"     {result.mend}")
     if not all(result.ok for result in results):
         click.get_current_context().exit(1)
 

@@ -4,13 +4,15 @@ The request parameter `artifact` chooses the version. One that is in memory answ
 opened, checked by hash and by its golden batch on the loader's thread, which answers the request through its response sender;
 `execute` goes on meanwhile.
 
-Errors begin with what is at fault: `artifact:` (unknown, altered, or not answering as recorded) or `input:` (the request's tensors).
+Errors begin with what is at fault: `artifact:` (unknown, altered, or not answering as recorded) or `input:` (the request's tensors); anything
+else begins with the exception's name, and its traceback is in Triton's log.
 Tensors cross by DLPack: with numpy 2 the array interface of this backend silently gives empty tensors.
 """
 
 from __future__ import annotations
 
 import json
+import traceback
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -74,19 +76,18 @@ class TritonPythonModel:
         return None
 
     def _answer_loaded(self, request: Any, loading: Future[Hosted]) -> Any:
-        """The answer once `loading` is done. Returns one whatever happens: outside `execute` nobody else would send it."""
+        """The answer once `loading` is done."""
         error = loading.exception()
-        if isinstance(error, ArtifactError):
-            return _error(f"artifact: {error}")
-        if error is None:
-            try:
-                return self._answer(request, loading.result())
-            except Exception as unforeseen:  # noqa: BLE001  whatever it is, it is logged and answered
-                error = unforeseen
-        pb_utils.Logger.log_error(f"{type(error).__name__}: {error}")
-        return _error(f"{type(error).__name__}: {error}")
+        return self._answer(request, loading.result()) if error is None else _failed(error)
 
     def _answer(self, request: Any, hosted: Hosted) -> Any:
+        """A response whatever happens: on the loader's thread nobody else would send one."""
+        try:
+            return self._scored(request, hosted)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is logged and answered
+            return _failed(error)
+
+    def _scored(self, request: Any, hosted: Hosted) -> Any:
         if request.is_cancelled():
             # The client's deadline has passed while the request waited: it will ask again, and this answer would only delay that.
             return pb_utils.InferenceResponse(
@@ -96,11 +97,17 @@ class TritonPythonModel:
         inputs: dict[str, Tensor] = {
             name: from_dlpack(tensor.to_dlpack()) for name, tensor in tensors.items() if tensor is not None
         }
-        try:
-            scores = hosted.scores(inputs)
-        except InputError as error:
-            return _error(f"input: {error}")
+        scores = hosted.scores(inputs)
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(SCORES, scores.contiguous())])
+
+
+def _failed(error: BaseException) -> Any:
+    if isinstance(error, ArtifactError):
+        return _error(f"artifact: {error}")
+    if isinstance(error, InputError):
+        return _error(f"input: {error}")
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+    return _error(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _error(message: str) -> Any:

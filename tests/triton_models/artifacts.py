@@ -63,6 +63,8 @@ class Toy(nn.Module):
         with (HERE / "forwards").open("a") as file:
             file.write(".")
         wait_while(HERE / "hold_forward")
+        if (HERE / "fail_forward").exists():
+            raise ValueError("broken\\nmodel")
         return self.head(self.bag(inputs["text_ids"], inputs["text_offsets"]) + self.dense(inputs["dense"]))
 '''
 ROWS = Columns(

@@ -15,8 +15,8 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from compose.embedded.ports import free_ports
 from compose.embedded.process import NotReady
-from compose.embedded.stack import free_ports
 from compose.embedded.triton import Triton
 from runtime.artifacts import ArtifactStore
 from schemas.artifact import WEIGHTS
@@ -175,6 +175,24 @@ def test_tensors_that_do_not_fit_are_an_input_error_on_first_sight_and_later(ser
         with pytest.raises(InferenceServerException, match=r"\] input: text_ids: found .* expected 0 … 49"):
             server.infer(version, wrong)
     assert np.array_equal(server.infer(version), version.scores)
+
+
+def test_a_model_that_fails_is_answered_in_one_line_and_lives_on(server: Server) -> None:
+    known, new = server.write("7.1"), server.write("7.2")
+    server.infer(known)
+    switch = server.models_dir / "toy" / "fail_forward"
+    switch.touch()
+    try:
+        with pytest.raises(InferenceServerException, match=r"\] ValueError: broken model$"):
+            server.infer(known)
+        with pytest.raises(
+            InferenceServerException, match=r"\] artifact: .*golden batch: ValueError: broken model$"
+        ):
+            server.infer(new)
+    finally:
+        switch.unlink()
+    for version in (known, new):
+        assert np.array_equal(server.infer(version), version.scores)
 
 
 def test_rows_without_any_text_and_no_rows_at_all_are_answered(server: Server) -> None:
