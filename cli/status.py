@@ -82,10 +82,21 @@ def stage_cells(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             yield (f"  {name}", stage["state"], "", "", "", lag, age, stage["note"])
 
 
-def route_table(known: Mapping[str, Any]) -> Table:
-    table = Table("model", "route", box=None, pad_edge=False)
+def route_table(known: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What matters of a route at a glance; `--json` has all of it."""
+    table = Table("model", "stage", "champion", "arms", "revision", "", box=None, pad_edge=False)
     for model, route in known.items():
-        table.add_row(model, route if isinstance(route, str) else json.dumps(route, ensure_ascii=False))
+        arms = ", ".join(
+            f"{arm.get('name', '')} {arm.get('version', '')}".strip() for arm in route.get("arms", [])
+        )
+        frozen = "frozen" if route.get("frozen") else ""
+        cells = (
+            route.get("stage", ""),
+            route.get("champion", "") or "none yet",
+            arms,
+            str(route.get("revision", "")),
+        )
+        table.add_row(model, *cells, frozen)
     return table
 
 

@@ -107,7 +107,7 @@ def announce(console: Console, found: Mapping[str, Any], took_sec: float, as_jso
         f"  ClickHouse  {addresses['clickhouse']}  (read-only: user default, no password)", highlight=False
     )
     for query in QUERIES:
-        console.print(f'    ./tidemill sql "{query}"', highlight=False, style="dim")
+        console.print(f'    ./tidemill sql "{query}"', highlight=False, soft_wrap=True, style="dim")
     console.print(f"  Kafka       {addresses['kafka']}", highlight=False, soft_wrap=True)
     console.print(
         f"  Triton      {addresses['triton_grpc']} (gRPC), {addresses['triton_http']}", highlight=False
