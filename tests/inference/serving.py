@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from compose.embedded.stack import free_ports
+from compose.embedded.ports import free_ports
 from features.columns import Columns
 from runtime.artifacts import ArtifactStore
 from runtime.kafka import admin, consumer, producer, topic_ids
