@@ -37,8 +37,8 @@ class Stalled(TidemillError):
 
 class _Seen(NamedTuple):
     position: int
-    since: float
-    """When the partition was last seen to move, or to have nothing to read."""
+    readable_since: float | None = None
+    """When a record was first seen that the position did not move to."""
     nothing_before: int = 0
     """No record lies between the position and this offset."""
 
@@ -88,17 +88,19 @@ class Watchdog:
     def _stage(self, place: Place, position: int, end: int) -> Stage:
         now = self._clock()
         seen = self._seen.get(place)
-        if seen is None or seen.position != position or position >= end:
-            self._seen[place] = _Seen(position, now)
-            return Stage(lag_records=max(end - position, 0))
-        if seen.nothing_before < end:
+        if seen is None or seen.position != position:
+            seen = _Seen(position)
+        if position < end and seen.nothing_before < end:
             if self._readable(place, position, end):
-                waited = now - seen.since
-                if waited > STALLED_AFTER_SEC:
-                    raise Stalled(f"{place[0]}-{place[1]}: at offset {position} of {end} for {waited:.0f} s")
-                return Stage(lag_records=end - position, oldest_age_sec=waited)
-            seen = seen._replace(nothing_before=end)
-        self._seen[place] = seen._replace(since=now)
+                since = now if seen.readable_since is None else seen.readable_since
+                self._seen[place] = seen._replace(readable_since=since)
+                if now - since > STALLED_AFTER_SEC:
+                    raise Stalled(
+                        f"{place[0]}-{place[1]}: at offset {position} of {end} for {now - since:.0f} s"
+                    )
+                return Stage(lag_records=end - position, oldest_age_sec=now - since)
+            seen = _Seen(position, nothing_before=end)
+        self._seen[place] = seen
         return Stage()
 
     def _readable(self, place: Place, position: int, end: int) -> bool:
