@@ -37,12 +37,19 @@ def test_a_range_ends_where_a_limit_would_be_passed(records: list[Record], expec
 
 
 RECORDS = st.lists(
-    st.builds(record, rows=st.integers(0, 14), size=st.integers(0, 120), months=st.sampled_from([(1,), (2,), (1, 2)]))
+    st.builds(
+        record,
+        rows=st.integers(0, 14),
+        size=st.integers(0, 120),
+        months=st.sampled_from([(1,), (2,), (1, 2)]),
+    )
 )
 
 
 @given(RECORDS)
-def test_cutting_again_and_again_takes_each_record_once_and_keeps_to_the_limits(records: list[Record]) -> None:
+def test_cutting_again_and_again_takes_each_record_once_and_keeps_to_the_limits(
+    records: list[Record],
+) -> None:
     taken = 0
     while taken < len(records):
         count = cut(records[taken:], LIMITS)

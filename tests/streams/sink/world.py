@@ -1,0 +1,233 @@
+"""What the sink lives between: producers of observations, the group's offsets, ClickHouse, and the sink as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import Producer, TopicPartition
+from numpy.typing import NDArray
+
+from compose.embedded.ports import free_ports
+from runtime.kafka import consumer, producer
+from runtime.settings import Settings
+from schemas.arrow import MS, OBSERVATION_COLUMNS, OBSERVATIONS, UUID, encode_batch
+from schemas.events import Alert
+from schemas.identity import prediction_ids
+from tests.compose.clickhouse_server import ServerProcess
+from tests.streams.sink.proxy import Proxy
+
+WAIT_SEC: Final = 30.0
+MODEL: Final = "m"
+SPEC: Final = """
+name = "m"
+task = "binary"
+classes = ["down", "up"]
+module = "model:M"
+[features]
+a = { type = "float" }
+"""
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline_sec: float = WAIT_SEC) -> Any:
+    """The first true value of `condition`."""
+    end = time.monotonic() + deadline_sec
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {deadline_sec:.0f} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+def observations(source: uuid.UUID, first: int, rows: int, at_ms: int | None = None) -> pa.RecordBatch:
+    """Answered live observations of requests `first` … of the topic `source`, partition 0."""
+    offsets: NDArray[np.int64] = np.arange(first, first + rows, dtype=np.int64)
+    times = np.full(rows, time.time_ns() // 1_000_000 if at_ms is None else at_ms, dtype=np.int64)
+    ids = prediction_ids(times, source, 0, offsets, np.zeros_like(offsets))
+    given = {
+        "prediction_id": pa.array([one.tobytes() for one in ids], UUID),
+        "request_id": pa.array([f"{source}-{offset}" for offset in offsets]),
+        "model": pa.array([MODEL] * rows), "role": pa.array(["live"] * rows), "arm": pa.array(["champion"] * rows),
+        "status": pa.array(["answered"] * rows), "topic_id": pa.array([source.bytes] * rows, UUID), "offset": pa.array(offsets),
+        "requested_at": pa.array(times).cast(MS), "observed_at": pa.array(times).cast(MS),
+    }  # fmt: skip
+    return pa.record_batch(
+        [given[c.name] if c.name in given else _filler(c.arrow, rows) for c in OBSERVATION_COLUMNS],
+        OBSERVATIONS,
+    )
+
+
+def _filler(kind: pa.DataType, rows: int) -> pa.Array:
+    if pa.types.is_list(kind):
+        return pa.array([[]] * rows, kind)
+    return pa.array([""] * rows) if kind == pa.string() else pa.array(np.zeros(rows)).cast(kind)
+
+
+@dataclass
+class SinkProcess:
+    """`python -m streams sink` as its supervisor would start it."""
+
+    settings: Settings
+    log: Path
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> SinkProcess:
+        (self.port,) = free_ports(1)
+        environment = {**os.environ, **self.settings.environment(), "TIDEMILL_HTTP_PORT": str(self.port)}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streams", "sink"], env=environment, stderr=log, stdout=log
+            )
+        return self
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        process.send_signal(number)
+        return process.wait(WAIT_SEC)
+
+    def stages(self) -> dict[str, Any]:
+        """Its stages by name; empty until it answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
+                found: dict[str, Any] = json.load(answer)["stages"]
+        except OSError:
+            return {}
+        return found
+
+    def wait_ready(self) -> None:
+        wait_for(self.stages, f"the sink is ready, see {self.log}")
+
+    def stage(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.stages().get(name, {})
+        return found
+
+
+@dataclass
+class World:
+    """Broker and ClickHouse, the proxy between sink and ClickHouse, and the sinks of one test."""
+
+    settings: Settings
+    engine: ServerProcess
+    client: Client
+    proxy: Proxy
+    folder: Path
+    engine_folder: Path
+    sinks: list[SinkProcess] = field(default_factory=list)
+
+    def sink(self, slot: int = 0) -> SinkProcess:
+        settings = msgspec.structs.replace(self.settings, clickhouse_url=self.proxy.url, slot=slot)
+        sink = SinkProcess(settings, self.folder / f"sink-{slot}.log").start()
+        self.sinks.append(sink)
+        return sink
+
+    @cached_property
+    def producer(self) -> Producer:
+        return producer(self.settings)
+
+    @cached_property
+    def transactional(self) -> Producer:
+        made = producer(
+            self.settings, **{"transactional.id": f"test-{uuid.uuid4()}", "transaction.timeout.ms": 5000}
+        )
+        made.init_transactions(30)
+        return made
+
+    def transaction(self, batches: list[pa.RecordBatch], partition: int = 0, commit: bool = True) -> None:
+        """Observations in one transaction."""
+        self.transactional.begin_transaction()
+        for batch in batches:
+            self.transactional.produce("observations", encode_batch(batch), partition=partition)
+        self.transactional.flush()
+        if commit:
+            self.transactional.commit_transaction(30)
+        else:
+            self.transactional.abort_transaction(30)
+
+    def produce(self, topic: str, value: bytes | None, partition: int = 0, **more: Any) -> int:
+        """One record; returns its offset."""
+        offsets: list[int | None] = []
+        self.producer.produce(
+            topic,
+            value,
+            partition=partition,
+            on_delivery=lambda error, message: offsets.append(message.offset()),
+            **more,
+        )
+        assert self.producer.flush(WAIT_SEC) == 0
+        assert offsets[0] is not None
+        return offsets[0]
+
+    def count(self, sql: str) -> int:
+        return int(self.client.query(f"SELECT {sql}").result_rows[0][0])
+
+    def rows(self, source: uuid.UUID) -> list[int]:
+        """Rows and distinct rows of the observations of `source`, and what the labels stage would find of them by either id."""
+        row = self.client.query(
+            f"""
+            WITH (SELECT groupArray(prediction_id) FROM internal.observations WHERE topic_id = '{source}') AS ids
+            SELECT count(), uniqExact(prediction_id),
+                (SELECT count() FROM internal.prediction_lookup WHERE startsWith(request_id, '{source}')),
+                (SELECT count() FROM internal.request_lookup WHERE startsWith(request_id, '{source}'))
+            FROM internal.observations WHERE topic_id = '{source}'
+            """
+        ).result_rows[0]
+        return [int(value) for value in row]
+
+    def committed(self, topic: str, partition: int = 0) -> TopicPartition:
+        """Where the group `sink` stands, with its plan."""
+        member = consumer(self.settings, "sink")
+        found = member.committed([TopicPartition(topic, partition)], timeout=10)[0]
+        member.close()
+        return found
+
+    def commit(self, topic: str, partition: int, offset: int, metadata: str = "") -> None:
+        """Move the group, as a person would while no sink runs."""
+        member = consumer(self.settings, "sink")
+        member.commit(offsets=[TopicPartition(topic, partition, offset, metadata)], asynchronous=False)
+        member.close()
+
+    def end_offset(self, topic: str, partition: int = 0) -> int:
+        member = consumer(self.settings, f"look-{uuid.uuid4()}")
+        found = member.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        member.close()
+        assert found is not None
+        return int(found[1])
+
+    def alerts(self, subject: str) -> list[Alert]:
+        """What reached ClickHouse's alerts about `subject`."""
+        rows = self.client.query(
+            f"SELECT event_id, model, at_ms, kind, severity, subject, version, message, evidence "
+            f"FROM internal.alerts FINAL WHERE subject = '{subject}'"
+        ).result_rows
+        names = ("event_id", "model", "at_ms", "kind", "severity", "subject", "version", "message")
+        return [Alert(**dict(zip(names, row, strict=False)), evidence=json.loads(row[-1])) for row in rows]
+
+    def end(self) -> None:
+        self.proxy.release()
+        for sink in self.sinks:
+            sink.kill()
+        self.sinks.clear()
