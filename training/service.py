@@ -1,6 +1,6 @@
 """`python -m training`: retrain orders in, candidates out, one order at a time.
 
-1. An order is polled; its partition is paused, and the order is trained on another thread while this one goes on polling, so that
+1. An order is polled and trained on another thread; if that takes long, this one pauses the partition and goes on polling, so that
    a training may take longer than the group waits for a poll.
 2. The artifact is written whole (the same content has the same name, so writing it again changes nothing).
 3. One transaction holds the candidate and the order's offset: an order is answered once, whatever dies when.
@@ -147,15 +147,16 @@ class Service:
                 raise Outage("told to stop")
 
         future: Future[Candidate] = self._worker.submit(self._trainer.train, order, unless_stopped)
-        partitions = self._consumer.assignment()
-        self._consumer.pause(partitions)
-        while not future.done():
-            wait_for([future], _KEEP_POLLING_SEC)
-            if not future.done():
+        wait_for([future], _KEEP_POLLING_SEC)
+        if not future.done():
+            # Only now: fetching sets in again half a second after a resume, and an update is done long before this.
+            self._consumer.pause(self._consumer.assignment())
+            while not future.done():
+                if stop.is_set():
+                    return None
                 self._keep_membership()
-            if stop.is_set():
-                return None
-        self._consumer.resume(self._consumer.assignment())
+                wait_for([future], _KEEP_POLLING_SEC)
+            self._consumer.resume(self._consumer.assignment())
         return future.result()
 
     def _keep_membership(self) -> None:

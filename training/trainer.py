@@ -29,7 +29,7 @@ from warehouse.client import Refused
 
 log = logging.getLogger(__name__)
 
-VISIBLE_WITHIN_SEC: Final = 2.0
+VISIBLE_WITHIN_SEC: Final = 1.0
 """How long an order waits for the sink to bring its newest label into ClickHouse."""
 _LOOK_AGAIN_SEC: Final = 0.02
 SNAPSHOT: Final = "snapshot"
