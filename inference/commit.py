@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,7 +20,6 @@ from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.topics import OBSERVATIONS
 
 TRANSACTION_ROWS: Final = 8192
-COLLECT_EVERY_SEC: Final = 5.0
 
 
 class Committer:
@@ -44,7 +41,6 @@ class Committer:
         self._models = models
         self._transaction = transaction
         self._clock = clock
-        self._collected = time.monotonic()
         self._producer = TransactionalProducer(
             settings, f"{GROUP}-{settings.slot}",
             **{"delivery.report.only.error": True, "linger.ms": 0.5},
@@ -76,10 +72,6 @@ class Committer:
             self._progress.confirm(slices)
         for piece in slices:
             self._count(piece)
-        if time.monotonic() - self._collected > COLLECT_EVERY_SEC:
-            # Automatic collection is off: it would stop the loop at any moment. Reference counting frees nearly everything.
-            gc.collect()
-            self._collected = time.monotonic()
         return sum(piece.rows for piece in slices)
 
     def _produce(self, piece: Slice) -> None:

@@ -13,6 +13,8 @@ F32_MAX: Final = 3.4028234663852886e38
 """Largest finite float32: numbers are held as float32."""
 I64_MAX: Final = (1 << 63) - 1
 REQUEST_ID_CHARS: Final = 200
+SHOWN_VALUES: Final = 20
+"""Categories named in a rejection."""
 
 
 def explain(spec: ModelSpec, value: bytes, parser_says: str) -> Rejection:
@@ -127,7 +129,10 @@ def expectation(feature: Feature) -> str:
         if feature.max is not None:
             text += f" to {feature.max:g}" if isinstance(feature.max, float) else f" to {feature.max}"
     elif isinstance(feature, CategoryFeature):
-        text = f"one of {', '.join(map(repr, feature.values))}" if feature.unknown == "reject" else "a text"
+        some = ", ".join(map(repr, feature.values[:SHOWN_VALUES])) + (
+            ", …" if feature.values[SHOWN_VALUES:] else ""
+        )
+        text = f"one of {some}" if feature.unknown == "reject" else "a text"
     else:
         text = "a text"
     return text if feature.missing == "reject" else f"{text}, or null"

@@ -54,7 +54,8 @@ COMMIT_WAIT_SEC: Final = 0.03
 """How long completed rows wait for a fuller transaction when there is a backlog. Without one they never wait."""
 RETRY_SEC: Final = 0.5
 REPORT_SEC: Final = 1.0
-CHECK_TOPICS_EVERY: Final = 5
+CARE_EVERY: Final = 5
+"""Reports between two checks of the topics' ids and two collections of garbage."""
 DRAIN_SEC: Final = 5.0
 
 
@@ -115,9 +116,9 @@ class Gateway:
             try:
                 fragments = await self._in(self._consumer_thread, self._source.poll, POLL_SEC, paused)
             except (KafkaException, Outage) as error:
-                # Inside a rebalance Kafka went away: nothing was begun that is not begun again.
+                # Kafka went away inside a rebalance; records may have been read and not handed over.
                 self._health.error(f"poll: {error}")
-                await asyncio.sleep(RETRY_SEC)
+                await self._rewind()
                 continue
             for fragment in fragments:
                 self._models[fragment.assignment.topic].put(fragment)
@@ -216,10 +217,10 @@ class Gateway:
                 async with asyncio.timeout(COMMIT_WAIT_SEC):
                     await self._filled.wait()
 
-    async def _rewind(self) -> None:
+    async def _rewind(self, topics: set[str] | None = None) -> None:
         while True:
             try:
-                await self._in(self._consumer_thread, self._source.rewind)
+                await self._in(self._consumer_thread, self._source.rewind, topics)
                 return
             except (KafkaException, Outage) as error:
                 self._health.error(f"committed offsets cannot be read: {error}")
@@ -254,12 +255,21 @@ class Gateway:
                 telemetry.gauge("tidemill_lag_records").labels("gateway", topic).set(lag)
             routed = all(model.route is not None and not model.away for model in self._models.values())
             self._health.set_ready(routed and self._source.joined)
-            if tick % CHECK_TOPICS_EVERY == CHECK_TOPICS_EVERY - 1:
-                try:
-                    await self._in(self._consumer_thread, self._source.check_topics)
-                except (KafkaException, Outage) as error:
-                    self._health.error(f"topics cannot be checked: {error}")
+            if tick % CARE_EVERY == CARE_EVERY - 1:
+                await self._care()
             await asyncio.sleep(REPORT_SEC)
+
+    async def _care(self) -> None:
+        try:
+            recreated = await self._in(self._consumer_thread, self._source.recreated)
+        except Outage as error:
+            self._health.error(f"topics cannot be checked: {error}")
+        else:
+            if recreated:
+                self._health.error(f"recreated, starting anew: {', '.join(sorted(recreated))}")
+                await self._rewind(recreated)
+        # Automatic collection is off, it would stop the loop at any moment. In the committer's thread it runs between transactions.
+        await self._in(self._committer_thread, gc.collect)
 
     def _stage(self, assignment: Assignment) -> Stage:
         model = self._models[assignment.topic]

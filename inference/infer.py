@@ -34,10 +34,10 @@ DEATHS: Final = 3
 """Times that the server may go away while it works on the same rows, and be back, before the rows are halved."""
 PROBE_SEC: Final = (0.05, 1.0)
 """First and longest wait between two probes."""
-SHADOW_GRACE_SEC: Final = 0.25
+SHADOW_GRACE_SEC: Final = 1.0
 """A shadow that has not answered so long after the live answer is given up for this micro-batch."""
-SHADOW_STRIKES: Final = 3
-"""Micro-batches in a row that a shadow may miss before it is left out for a while."""
+SHADOW_STRIKES: Final = 8
+"""Micro-batches in a row that a shadow may miss before it is left out for a while (several are under way at once)."""
 SHADOW_REST_SEC: Final = 10.0
 
 

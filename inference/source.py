@@ -11,7 +11,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from inference.model import Fragment
-from inference.progress import Assignment, Progress
+from inference.progress import Assignment, Place, Progress
 from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
 from runtime.settings import Settings
 from schemas.errors import Fenced, Outage
@@ -38,7 +38,9 @@ class Source:
         self._progress = progress
         self._transaction = transaction
         self._admin = admin(settings)
-        self._paused: set[tuple[str, int]] = set()
+        self._owned: set[Place] = set()
+        """What the group gave to this process."""
+        self._paused: set[Place] = set()
         self._topic_ids: dict[str, uuid.UUID] = topic_ids(self._admin, topics)
         self._topics = topics
         self._client: Consumer = consumer(settings, GROUP, member=str(settings.slot), **_OVERRIDES)
@@ -51,14 +53,17 @@ class Source:
         )
 
     def poll(self, timeout_sec: float, paused: Collection[str]) -> list[Fragment]:
-        """Records of all topics but `paused`, by partition. Waits up to `timeout_sec` for the first, and for no second."""
+        """Records of all topics but `paused`, by partition. Waits up to `timeout_sec` for the first, and for no second.
+
+        If it raises, what it had read is lost to it: the caller rewinds.
+        """
         self._pause(paused)
         messages = self._client.consume(1, timeout_sec)
         if messages:
             # consume(n) would wait for n: this takes what is there.
             messages += self._client.consume(POLL_RECORDS - 1, 0.0)
         self.group_metadata = self._client.consumer_group_metadata()
-        found: dict[tuple[str, int], list[Message]] = {}
+        found: dict[Place, list[Message]] = {}
         for message in messages:
             error = message.error()
             if error is not None:
@@ -69,7 +74,7 @@ class Source:
             fragment for place, run in found.items() if (fragment := self._fragment(place, run)) is not None
         ]
 
-    def _fragment(self, place: tuple[str, int], messages: list[Message]) -> Fragment | None:
+    def _fragment(self, place: Place, messages: list[Message]) -> Fragment | None:
         assignment = self._progress.of(*place)
         if assignment is None:
             return None
@@ -77,31 +82,33 @@ class Source:
         if first < assignment.position:
             # The topic was recreated, or truncated behind our back.
             log.warning("%s [%d]: offset %d after %d: starting anew", *place, first, assignment.position)
-            self.rewind([assignment])
+            self.rewind([assignment.topic])
             return None
         self._progress.polled(
             assignment, last + 1, len(messages), sum(map(len, messages)), messages[0].timestamp()[1]
         )
         return Fragment(assignment, messages)
 
-    def rewind(self, assignments: list[Assignment] | None = None) -> None:
-        """Drop what is held of `assignments` (all by default) and read again from the group's committed offsets."""
-        places = [
-            TopicPartition(a.topic, a.partition)
-            for a in (self._progress.assignments() if assignments is None else assignments)
-        ]
-        for place in places:
-            self._progress.revoke(place.topic, place.partition)
-        if places:
-            self._client.incremental_unassign(places)
-            self._begin(places)
+    def rewind(self, topics: Collection[str] | None = None) -> None:
+        """Drop what is held of `topics` (all by default) and read again from the group's committed offsets.
 
-    def check_topics(self) -> None:
-        """Start anew on topics that were deleted and created again: offsets of the old one mean nothing in the new one."""
+        May be called again after it failed half-way.
+        """
+        # An open transaction could commit offsets after they were read here, and its rows would be answered twice.
+        with self._transaction:
+            places = [place for place in self._owned if topics is None or place[0] in topics]
+            for place in places:
+                self._progress.revoke(*place)
+            stale = [p for p in self._client.assignment() if (p.topic, p.partition) in places]
+            if stale:
+                self._client.incremental_unassign(stale)
+            if places:
+                self._begin([TopicPartition(*place) for place in places])
+
+    def recreated(self) -> set[str]:
+        """Topics that were deleted and created again: offsets of the old one mean nothing in the new one."""
         found = topic_ids(self._admin, self._topics)
-        stale = [a for a in self._progress.assignments() if found.get(a.topic, a.topic_id) != a.topic_id]
-        if stale:
-            self.rewind(stale)
+        return {a.topic for a in self._progress.assignments() if found.get(a.topic, a.topic_id) != a.topic_id}
 
     def lag(self, assignment: Assignment) -> int:
         """Records readable and not committed, as far as the client has heard."""
@@ -115,6 +122,7 @@ class Source:
 
     def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
         self.joined = True
+        self._owned |= {(place.topic, place.partition) for place in partitions}
         if partitions:
             self._begin(partitions)
 
@@ -123,6 +131,7 @@ class Source:
         with self._transaction:
             for place in partitions:
                 self._progress.revoke(place.topic, place.partition)
+                self._owned.discard((place.topic, place.partition))
                 self._paused.discard((place.topic, place.partition))
         client.incremental_unassign(partitions)
 
