@@ -34,6 +34,7 @@ class Drift:
         self._rows: dict[_Key, int] = {}
         self._counts: dict[_Key, dict[str, Counts]] = {}
         self._losses: list[tuple[str, str, list[float], int]] = []
+        self._errors = 0
 
     def observe(self, spec: ModelSpec, batch: pa.RecordBatch) -> None:
         """Count the live answers of a batch of observations of one model. Shadow copies have the same inputs: they say nothing new."""
@@ -61,16 +62,17 @@ class Drift:
                 errors = 1.0 - rows["correct"].to_numpy().astype(np.float64)
             newest_ms = pc.max(rows["labeled_at"].cast(pa.int64())).as_py()
             self._losses.append((spec.name, version, errors.tolist(), newest_ms))
+            self._errors += len(errors)
 
     @property
     def size(self) -> int:
-        """Histograms and loss batches held."""
-        return len(self._rows) + len(self._losses)
+        """Roughly the histograms' worth of what is held: a hundred errors take as many bytes as one."""
+        return len(self._rows) + len(self._losses) + self._errors // 100
 
     def drain(self, source: str, through_offset: int) -> list[InputPartial | LossPartial]:
         """What was added, and forget it."""
         rows, found, losses = self._rows, self._counts, self._losses
-        self._rows, self._counts, self._losses = {}, {}, []
+        self._rows, self._counts, self._losses, self._errors = {}, {}, [], 0
         partials: list[InputPartial | LossPartial] = [
             InputPartial(
                 model=key.model,

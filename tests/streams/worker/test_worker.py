@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -105,6 +109,49 @@ def test_every_committed_row_is_counted_once_whatever_dies(bench: Bench) -> None
         by_kind = sum(w.rows for w in held.values() if w.segment and w.role == "live")
         assert by_kind == expected - sum(window.rejected for window in held.values() if not window.segment)
         metrics.close()
+
+
+def test_a_second_worker_takes_its_share_and_counts_nothing_twice(bench: Bench, tmp_path: Path) -> None:
+    second = msgspec.structs.replace(bench.settings, slot=1)
+    metrics = Events(bench.settings, WindowMetrics, bench.spec.name)
+    expected = 0
+
+    def write(batches: int) -> None:
+        nonlocal expected
+        for number in range(batches):
+            rows = features(bench.rng, 100)
+            batch = observations(bench.spec, rows, first_offset=expected, at_ms=at(EPOCH_MS + expected, 100))
+            bench.source.commit(OBSERVATIONS.name, [batch], number % 4)
+            expected += 100
+
+    with worker_process(bench.settings, bench.log) as first:
+        write(20)
+        metrics.wait(lambda events: _totals(events)[0] > 0)
+        with worker_process(second, tmp_path / "second.log") as other:
+            # It joins in the middle of the stream, and leaves in the middle.
+            deadline = time.monotonic() + 60
+            while not stages(other):
+                write(1)
+                assert time.monotonic() < deadline, (tmp_path / "second.log").read_text()[-2000:]
+            write(20)
+            metrics.wait(lambda events: _totals(events)[0] == expected)
+            write(20)
+            assert other.stop() == 0
+        write(20)
+        metrics.wait(lambda events: _totals(events)[0] == expected)
+        assert first.stop() == 0
+        assert _totals(metrics.read())[0] == expected
+    metrics.close()
+
+
+def stages(worker: WorkerProcess) -> dict[str, Any]:
+    """What the worker says it works on; nothing before it is up."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.http_port}/health", timeout=2) as answer:
+            found: dict[str, Any] = json.load(answer)["stages"]
+            return found
+    except OSError:
+        return {}
 
 
 def _totals(events: list[WindowMetrics]) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -31,7 +32,10 @@ class WorkerProcess:
     """`python -m streams worker`, killed and started at will."""
 
     def __init__(self, settings: Settings, log: Path) -> None:
-        self._settings = settings
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.http_port: int = probe.getsockname()[1]
+        self._settings = msgspec.structs.replace(settings, http_port=self.http_port)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
