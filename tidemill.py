@@ -83,6 +83,8 @@ class Client:
         topic = self._topic(REQUESTS, model)
         if topic not in self._topic_ids:
             self._topic_ids |= topic_ids(admin(self._settings), [topic])
+        if topic not in self._topic_ids:
+            raise Outage(f"the broker does not describe topic {topic} (yet)")
         sent = Sent(self._topic_ids[topic])
         self._send(topic, model, value, key, timestamp_ms, traceparent, sent)
         return sent

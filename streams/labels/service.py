@@ -102,9 +102,10 @@ class Labels:
         if not self._specs:
             raise UserError(f"{settings.models_dir}: expected at least one model folder")
         self._waiting, self._recent = Waiting(), Recent()
-        self._stage = Stage(
-            client, self._specs, topic_ids(admin(settings), self._specs), self._recent, self._waiting
-        )
+        ids = topic_ids(admin(settings), self._specs)
+        if missing := self._specs.keys() - ids.keys():
+            raise Outage(f"the broker has no topic {', '.join(sorted(missing))} (yet)")
+        self._stage = Stage(client, self._specs, ids, self._recent, self._waiting)
         self._next: dict[Place, int] = {}
         """Next offset to consume of each assigned partition."""
         self._state_end: Ends | None = None

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from compose.embedded.kafka import Kafka, KafkaProbe
+from compose.embedded.ports import free_ports
 from compose.embedded.process import NotReady
-from compose.embedded.stack import free_ports
 from compose.setup import set_up
 from runtime.settings import Settings
 from tests.compose.clickhouse_server import PASSWORD, start, stop

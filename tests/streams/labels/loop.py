@@ -174,11 +174,18 @@ class Loop:
         group.close()
         return len(messages)
 
-    def tell(self, value: bytes, key: bytes = b"someone", at_ms: int | None = None) -> None:
+    def tell(
+        self, value: bytes, key: bytes = b"someone", at_ms: int | None = None, flush: bool = True
+    ) -> None:
         """One feedback record, whatever it holds."""
         self._producer.produce(
             f"feedback.{MODEL}", value, key, timestamp=time.time_ns() // 1_000_000 if at_ms is None else at_ms
         )
+        if flush:
+            self.flush()
+
+    def flush(self) -> None:
+        """What was told is on the broker."""
         assert self._producer.flush(10) == 0
 
     def label(self, truth: str, **fields: Any) -> None:
@@ -213,6 +220,10 @@ class Loop:
                 unread.discard(place)
         reader.close()
         return found
+
+    def end_of(self, topic: str) -> int:
+        """Sum of the topic's end offsets."""
+        return sum(self._ends.of([topic]).values())
 
     def outcomes(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """All outcome rows of these predictions, from the topic itself, by prediction (in order of `ids`), revision and arm."""

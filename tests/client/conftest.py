@@ -1,0 +1,129 @@
+"""A real broker with the topics of one model, and somebody who answers its requests the way the gateway does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from compose.embedded.kafka import Kafka, KafkaProbe
+from compose.embedded.ports import free_ports
+from compose.embedded.process import NotReady
+from compose.setup import wanted_topics
+from runtime.kafka import admin, consumer, create_topics, topic_ids
+from runtime.settings import Settings
+from runtime.transactions import TransactionalProducer
+from schemas.identity import prediction_id
+from schemas.requests import Prediction, Rejected
+from schemas.spec import decode_spec
+from tidemill import Client
+
+MODEL = "colour"
+SPEC = """
+name = "colour"
+task = "binary"
+classes = ["blue", "red"]
+module = "model:Unused"
+[features]
+x = { type = "float" }
+[serve]
+partitions = 3
+"""
+
+
+@pytest.fixture(scope="package")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    folder = tmp_path_factory.mktemp("client")
+    (folder / "models" / MODEL).mkdir(parents=True)
+    (folder / "models" / MODEL / "model.toml").write_text(SPEC)
+    port, controller_port = free_ports(2)
+    starting = Kafka("127.0.0.1", port, controller_port, folder / "kafka").start()
+    with (folder / "kafka.log").open("wb") as log:
+        broker = subprocess.Popen(
+            starting.argv, env={**os.environ, **starting.environment}, stdout=log, stderr=log
+        )
+    try:
+        bootstrap = f"127.0.0.1:{port}"
+        probe, deadline = KafkaProbe(bootstrap), time.monotonic() + 60
+        while True:
+            try:
+                probe()
+                break
+            except NotReady:
+                assert time.monotonic() < deadline, "the broker did not start"
+                time.sleep(0.1)
+        settings = Settings(kafka_bootstrap=bootstrap, models_dir=folder / "models")
+        topics = wanted_topics({MODEL: decode_spec(SPEC, "SPEC")})
+        create_topics(admin(settings), topics)
+        # A broker takes a moment to see what its controller has created.
+        while len(topic_ids(admin(settings), [name for name, _, _ in topics])) < len(topics):
+            assert time.monotonic() < deadline, "the broker does not see the topics"
+        yield settings
+    finally:
+        broker.kill()
+        broker.wait()
+
+
+class Answerer(threading.Thread):
+    """Answers every object with a feature `x`, red above 0.5, and rejects what is none; ids as the gateway makes them."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(daemon=True)
+        self._topic = f"requests.{MODEL}"
+        self._topic_id = topic_ids(admin(settings), [self._topic])[self._topic]
+        self._consumer = consumer(settings, "answerer")
+        self._consumer.subscribe([self._topic])
+        self._producer = TransactionalProducer(settings, "answerer")
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            first = self._consumer.poll(0.05)
+            if first is None:
+                continue
+            self._producer.begin()
+            for message in [first, *self._consumer.consume(1000, 0.0)]:
+                partition = message.partition() or 0
+                id_ = prediction_id(message.timestamp()[1], self._topic_id, partition, message.offset() or 0)
+                answer = self._answer(str(id_), message.value() or b"")
+                self._producer.produce(
+                    f"predictions.{MODEL}", msgspec.json.encode(answer), message.key(), partition=partition
+                )
+            self._producer.commit()
+        self._consumer.close()
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def _answer(self, id_: str, value: bytes) -> Prediction:
+        try:
+            request = msgspec.json.decode(value)
+            features = request.get("features", request)
+            score = float(features["x"])
+        except (msgspec.DecodeError, KeyError) as error:
+            rejected = Rejected(reason="undecodable", message=f"faulty: {type(error).__name__}")
+            return Prediction(prediction_id=id_, model=MODEL, rejected=rejected)
+        return Prediction(
+            prediction_id=id_, model=MODEL, request_id=request.get("request_id", ""), version="1.0",
+            label="red" if score > 0.5 else "blue", score=max(score, 1 - score),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="package")
+def answerer(settings: Settings) -> Iterator[Answerer]:
+    answerer = Answerer(settings)
+    answerer.start()
+    yield answerer
+    answerer.end()
+
+
+@pytest.fixture
+def client(settings: Settings, answerer: Answerer) -> Iterator[Client]:
+    with Client(settings) as client:
+        yield client
