@@ -19,7 +19,7 @@ from streams.labels.record import Received
 
 FIRST_PAUSE_SEC: Final = 0.05
 LONGEST_PAUSE_SEC: Final = 10.0
-ORPHAN_PAUSE_SEC: Final = 60.0
+ORPHAN_PAUSE_SEC: Final = 15.0
 PAUSE_PER_WAITING_SEC: Final = 1e-4
 """The more wait, the longer each pauses: at most 10,000 look-ups a second."""
 ORPHANS_KEPT: Final = 20_000
