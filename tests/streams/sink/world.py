@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from numpy.typing import NDArray
 
 from compose.embedded.ports import free_ports
@@ -205,9 +205,20 @@ class World:
         return found
 
     def commit(self, topic: str, partition: int, offset: int, metadata: str = "") -> None:
-        """Move the group, as a person would while no sink runs."""
+        """Move the group, as a person would while no sink runs. Kafka allows it once the stopped member's session is over."""
         member = consumer(self.settings, "sink")
-        member.commit(offsets=[TopicPartition(topic, partition, offset, metadata)], asynchronous=False)
+
+        def committed() -> bool:
+            place = TopicPartition(topic, partition, offset, metadata)
+            try:
+                member.commit(offsets=[place], asynchronous=False)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_MEMBER_ID:
+                    raise
+                return False
+            return True
+
+        wait_for(committed, "the group is empty")
         member.close()
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
