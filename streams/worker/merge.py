@@ -32,6 +32,7 @@ class _Own(msgspec.Struct, frozen=True):
     inputs: dict[str, Block]
     losses: dict[str, Stream]
     late_rows: int
+    closed_through_ms: dict[str, int] = {}
 
 
 class Merge:
@@ -55,6 +56,7 @@ class Merge:
         """Go on from a saved state."""
         saved = msgspec.msgpack.decode(own, type=_Own)
         self._inputs, self._losses = Inputs(saved.inputs), Losses(saved.losses)
+        self._windows = Windows(closed_through_ms=saved.closed_through_ms)
         self.late_rows = saved.late_rows
         for entry in entries.values():
             self._windows.restore(entry)
@@ -101,5 +103,7 @@ class Merge:
         for alert in alerts:
             log.warning("%s", alert.message)
             counter("tidemill_alerts_total").labels(alert.model, alert.kind).inc()
-        own = msgspec.msgpack.encode(_Own(self._inputs.state, self._losses.state, self.late_rows))
+        own = msgspec.msgpack.encode(
+            _Own(self._inputs.state, self._losses.state, self.late_rows, self._windows.closed_through_ms)
+        )
         return Drained(records, own, entries)

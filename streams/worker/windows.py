@@ -52,7 +52,11 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
 class Windows:
     """All windows of one partition of `partials`."""
 
-    def __init__(self, max_windows: int = MAX_WINDOWS) -> None:
+    def __init__(
+        self, max_windows: int = MAX_WINDOWS, closed_through_ms: dict[str, int] | None = None
+    ) -> None:
+        self.closed_through_ms: dict[str, int] = closed_through_ms or {}
+        """Model → end of the newest window that was let go: what is not held before that is closed, not new. Goes into the save."""
         self._sums: dict[ModelWindow, Sums] = {}
         self._changed: set[ModelWindow] = set()
         self._newest_ms: dict[str, int] = {}
@@ -90,14 +94,11 @@ class Windows:
             confusion=np.array(partial.confusion, dtype=np.int64),
             latency_ms=np.array(partial.latency_ms, dtype=np.int64),
         )
-        held = self._sums.get(window)
-        if held is None:
-            self._sums[window] = found
-        elif len(held.confusion) not in (0, len(found.confusion)) and len(found.confusion):
-            # The spec's classes changed while the window was open: its counts are of other classes.
-            held.confusion = found.confusion
-        else:
-            held.add(found)
+        held = self._sums.setdefault(window, Sums())
+        if len(held.confusion) not in (0, len(found.confusion)) and len(found.confusion):
+            # The spec's classes changed while the window was open: what was counted is of other classes.
+            held.confusion = np.zeros(0, dtype=np.int64)
+        held.add(found)
         self._changed.add(window)
         return True
 
@@ -124,12 +125,16 @@ class Windows:
         entries: dict[str, bytes | None] = {_entry(window): self._at_rest(window) for window in changed}
         for window in self._closing():
             del self._sums[window]
+            through_ms = max(window.end_ms, self.closed_through_ms.get(window.model, 0))
+            self.closed_through_ms[window.model] = through_ms
             entries[_entry(window)] = None
         return metrics, entries
 
     def _closed(self, window: ModelWindow) -> bool:
         newest, matures = self._newest_ms.get(window.model, 0), self._matures_ms.get(window.model)
-        return matures is not None and window.end_ms + matures < newest
+        if matures is not None and window.end_ms + matures < newest:
+            return True
+        return window not in self._sums and window.end_ms <= self.closed_through_ms.get(window.model, 0)
 
     def _closing(self) -> list[ModelWindow]:
         """Windows that are mature, and the oldest beyond the cap."""
