@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from compose.embedded import running, stack
+from compose.embedded import stack
 from runtime.settings import PREFIX, Settings, load_settings
 
 
@@ -17,5 +17,4 @@ def settings(data_dir: Path) -> Settings:
     """
     if PREFIX + "KAFKA_BOOTSTRAP" in os.environ:
         return load_settings()
-    ports = running.description(data_dir)["ports"]
-    return stack.settings(data_dir, stack.Ports(**ports))
+    return stack.running_settings(data_dir)

@@ -103,8 +103,12 @@ INNER JOIN (
 F1: Final = """
 SELECT avg(2 * hits / (truths + answers))
 FROM (
-    SELECT class, sum(truth = class AND {answer} = class) AS hits, sum(truth = class) AS truths, sum({answer} = class) AS answers
-    FROM ({paired}) ARRAY JOIN (SELECT groupUniqArray(truth) FROM ({paired})) AS class
+    SELECT class, sum(hit) AS hits, sum(is_truth) AS truths, sum(is_answer) AS answers
+    FROM (
+        SELECT truth AS class, truth = {answer} AS hit, 1 AS is_truth, 0 AS is_answer FROM ({paired})
+        UNION ALL
+        SELECT {answer} AS class, 0 AS hit, 0 AS is_truth, 1 AS is_answer FROM ({paired})
+    )
     GROUP BY class
 )
 """

@@ -73,6 +73,7 @@ class Stack:
             running.Started, data_dir, ports=ports, services=services, environment=environment
         )
         self._ready_timeout_sec = ready_timeout_sec
+        self._detached = False
 
     def __enter__(self) -> Self:
         self._started = self._start()
@@ -84,7 +85,13 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._started.end()
+        if not self._detached:
+            self._started.end()
+
+    def detach(self) -> None:
+        """Let it go on alone; `tidemill down --data …` ends it."""
+        self._started.detach()
+        self._detached = True
 
     @property
     def data_dir(self) -> Path:
