@@ -1,0 +1,225 @@
+"""Orders in, candidates out: each order is answered once, whatever dies, and a bad one stops nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from compose.embedded.stack import Stack
+from runtime.artifacts import ArtifactStore
+from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer, producer
+from runtime.service import Health, Stop
+from runtime.settings import Settings
+from runtime.transactions import TransactionalProducer, TransactionLost
+from schemas.events import Candidate, Retrain
+from schemas.topics import CANDIDATES, DEAD_LETTERS, RETRAINS
+from tests.training.toys import order, rows, write_model
+from training.rows import write_snapshot
+from training.service import main
+
+DEADLINE_SEC = 60.0
+
+
+class Topic:
+    """What is committed to a topic from now on."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._consumer: Consumer = consumer(settings, f"test-{uuid.uuid4()}")
+        places = []
+        for partition in (
+            self._consumer.list_topics(name, timeout=REQUEST_TIMEOUT_SEC).topics[name].partitions
+        ):
+            place = TopicPartition(name, partition)
+            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SEC)
+            places.append(place)
+        self._consumer.assign(places)
+        self.values: list[bytes] = []
+
+    def wait(self, wanted: Callable[[list[bytes]], bool]) -> list[bytes]:
+        deadline = time.monotonic() + DEADLINE_SEC
+        while not wanted(self.values):
+            assert time.monotonic() < deadline, f"only {self.values} came"
+            message = self._consumer.poll(0.1)
+            if message is not None and message.error() is None:
+                self.values.append(message.value() or b"")
+        return self.values
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class Bench:
+    """A trainer in a thread, on the toy model, beside a real broker and a real ClickHouse."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.candidates, self.dead = Topic(settings, CANDIDATES.name), Topic(settings, DEAD_LETTERS.name)
+        self._producer = producer(settings)
+        self._stop, self._thread = Stop(), threading.Thread()
+        self.health = Health("training")
+
+    def start(self) -> None:
+        self._stop = Stop()
+        self._thread = threading.Thread(target=main, args=(self.settings, self.health, self._stop))
+        self._thread.start()
+
+    def end(self) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def send(self, value: Retrain | bytes) -> None:
+        raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
+        self._producer.produce(RETRAINS.name, raw, b"toy")
+        assert self._producer.flush(10) == 0
+
+    def answers(self, *orders: Retrain) -> dict[str, list[Candidate]]:
+        """The candidates by order, once each of `orders` has one."""
+        wanted = {each.event_id for each in orders}
+
+        def complete(values: list[bytes]) -> bool:
+            return wanted <= {candidate.retrain_id for candidate in decoded(values)}
+
+        found: dict[str, list[Candidate]] = {}
+        for candidate in decoded(self.candidates.wait(complete)):
+            found.setdefault(candidate.retrain_id, []).append(candidate)
+        return found
+
+    def initial(self, **changes: Any) -> Retrain:
+        """A good order for a first version, unlike any other."""
+        sha256 = write_snapshot(self.settings.artifacts_dir, "toy", rows(200))
+        name = str(uuid.uuid4())
+        wanted = order("initial", "1.0", event_id=name, dedupe_key=name, evidence={"snapshot": sha256})
+        return msgspec.structs.replace(wanted, **changes)
+
+
+def decoded(values: list[bytes]) -> list[Candidate]:
+    return [msgspec.json.decode(value, type=Candidate) for value in values]
+
+
+@pytest.fixture
+def bench(infrastructure: Stack, tmp_path: Path) -> Iterator[Bench]:
+    write_model(tmp_path / "models")
+    settings = msgspec.structs.replace(
+        infrastructure.settings, models_dir=tmp_path / "models", artifacts_dir=tmp_path / "artifacts"
+    )
+    made = Bench(settings)
+    yield made
+    made.end()
+    made.candidates.close()
+    made.dead.close()
+
+
+def test_an_order_becomes_a_version_in_the_store_and_a_candidate(bench: Bench) -> None:
+    bench.start()
+    wanted = bench.initial()
+    bench.send(wanted)
+    (candidate,) = bench.answers(wanted)[wanted.event_id]
+    assert (candidate.passed, candidate.reason, candidate.version, candidate.rows) == (True, "", "1.0", 180)
+    artifact = ArtifactStore(bench.settings.artifacts_dir).open("toy", candidate.artifact)
+    assert artifact.manifest.created_at_ms == wanted.at_ms
+    lines = (
+        (bench.settings.artifacts_dir / "toy" / "runs" / f"{wanted.event_id}.jsonl").read_bytes().splitlines()
+    )
+    last = msgspec.json.decode(lines[-1])
+    assert set(last) == {"epoch", "step", "batch_loss", "val_accuracy", "val_loss"}
+    assert last["val_accuracy"] is not None
+    table = (
+        (bench.settings.artifacts_dir / "toy" / "runs" / f"{wanted.event_id}.csv").read_text().splitlines()
+    )
+    assert table[0] == "epoch,step,batch_loss,val_accuracy,val_loss"
+    assert len(table) == len(lines) + 1
+
+
+def test_an_order_sent_twice_is_answered_once_also_across_a_restart(bench: Bench) -> None:
+    wanted, after, later = bench.initial(), bench.initial(), bench.initial()
+    same_key = msgspec.structs.replace(wanted, event_id="another id")
+    bench.send(wanted)
+    bench.send(wanted)
+    bench.send(same_key)
+    bench.send(after)
+    bench.start()
+    bench.answers(after)
+    bench.end()
+    bench.send(wanted)
+    bench.send(later)
+    bench.start()
+    found = bench.answers(later)
+    assert {name: len(candidates) for name, candidates in found.items()} == {
+        wanted.event_id: 1, after.event_id: 1, later.event_id: 1,
+    }  # fmt: skip
+
+
+def test_a_crash_between_artifact_and_candidate_gives_the_same_artifact_and_one_candidate(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = bench.initial()
+    commit = TransactionalProducer.commit
+    seen: list[str] = []
+
+    def lost_once(self: TransactionalProducer) -> None:
+        if not seen:
+            seen.extend(ArtifactStore(bench.settings.artifacts_dir).artifacts("toy"))
+            self.abort()
+            raise TransactionLost("the process is as good as dead")
+        commit(self)
+
+    monkeypatch.setattr(TransactionalProducer, "commit", lost_once)
+    bench.send(wanted)
+    bench.start()
+    (candidate,) = bench.answers(wanted)[wanted.event_id]
+    assert seen == [candidate.artifact] == ArtifactStore(bench.settings.artifacts_dir).artifacts("toy")
+
+
+def test_bad_orders_are_refused_with_their_reason_and_stop_nothing(bench: Bench) -> None:
+    bench.start()
+    bad = {
+        "no model 'nothing'": bench.initial(model="nothing"),
+        "no model '../toy'": bench.initial(model="../toy"),
+        "expected the sha256 of a snapshot": bench.initial(evidence={}),
+        "snapshot 000000000000… is not in the store": bench.initial(evidence={"snapshot": "0" * 64}),
+        "base_artifact: found none": bench.initial(kind="update"),
+        "1.0-0123456789ab: not in the store": bench.initial(kind="update", base_artifact="1.0-0123456789ab"),
+        "is no artifact's name": bench.initial(base_artifact="../../etc"),
+        "expected at least 20": bench.initial(kind="major", new_version="2.0"),
+    }
+    for each in bad.values():
+        bench.send(each)
+    good = bench.initial()
+    bench.send(good)
+    found = bench.answers(*bad.values(), good)
+    for reason, each in bad.items():
+        (candidate,) = found[each.event_id]
+        assert not candidate.passed
+        assert candidate.artifact == ""
+        assert reason in candidate.reason
+    assert found[good.event_id][0].passed
+
+
+def test_a_model_whose_own_code_fails_is_refused(bench: Bench) -> None:
+    bench.start()
+    write_model(
+        bench.settings.models_dir,
+        module="from torch import nn\nclass Toy(nn.Module):\n    def __init__(self, shape):\n        1 / 0\n",
+    )
+    wanted = bench.initial()
+    bench.send(wanted)
+    (candidate,) = bench.answers(wanted)[wanted.event_id]
+    assert "ZeroDivisionError" in candidate.reason
+
+
+def test_a_record_that_is_no_order_becomes_a_dead_letter(bench: Bench) -> None:
+    bench.start()
+    bench.send(b"nonsense")
+    good = bench.initial()
+    bench.send(good)
+    assert bench.answers(good)[good.event_id][0].passed
+    assert bench.dead.wait(lambda values: b"nonsense" in values)
