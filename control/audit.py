@@ -287,6 +287,8 @@ def _read(reader: Consumer, topic: str) -> Iterator[Message]:
         for message in messages:
             error = message.error()
             partition, offset = message.partition() or 0, message.offset() or 0
+            if message.topic() != topic:
+                continue  # the end of the topic read before, told late
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 if error.fatal() or not error.retriable():
                     raise KafkaException(error)

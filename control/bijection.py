@@ -60,14 +60,16 @@ def ids_of(raw: NDArray[np.void] | bytes) -> Ids:
     return np.frombuffer(flat, dtype="S16")
 
 
-def ids_of_texts(texts: Iterable[bytes | str]) -> Ids:
+def ids_of_texts(texts: Iterable[str]) -> Ids:
     """The ids that UUID texts say. A text that is no UUID becomes an id of zeros, which no request has."""
     raw = bytearray()
     for text in texts:
+        digits = text.replace("-", "")
         try:
-            raw += uuid.UUID(text if isinstance(text, str) else text.decode()).bytes
+            one = bytes.fromhex(digits)
         except ValueError:
-            raw += bytes(16)
+            one = b""
+        raw += one if len(one) == 16 else bytes(16)
     return ids_of(bytes(raw))
 
 
