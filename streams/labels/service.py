@@ -35,7 +35,7 @@ from runtime.settings import Settings
 from runtime.telemetry import counter, gauge, histogram
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.arrow import encode_batch
-from schemas.errors import Outage, UserError
+from schemas.errors import Outage, TidemillError, UserError
 from schemas.spec import load_specs
 from schemas.topics import FEEDBACK, OBSERVATIONS, OUTCOMES, STATE
 from streams.labels.batch import Output, Stage, step
@@ -72,6 +72,10 @@ def serve(settings: Settings, health: Health, stop: Stop) -> None:
     try:
         while not stop.is_set():
             labels.turn()
+            if not progress.is_alive():
+                raise TidemillError(
+                    "the thread that follows the sink has ended: without it labels would wait for ever"
+                )
     finally:
         labels.close()
         progress.end()
