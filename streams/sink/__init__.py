@@ -1,7 +1,7 @@
 """Kafka → ClickHouse, each row exactly once, by a write-ahead insert plan.
 
 Read in this order: `plan` (what is written down before an insert), `ranges` (what one insert holds), `tables` (which topic goes
-where, and how), `partition` (the life of one partition, without I/O), `warehouse` (insert and count), `loop` (the shell that
+where, and how), `partition` (the life of one partition, without I/O), `inserts` (insert and count), `loop` (the shell that
 polls, commits and shuts down), `service` (the process).
 
 The order of one range's steps, which nothing may change:

@@ -55,7 +55,7 @@ class Table(NamedTuple):
     """Raises `Rejection` for a record that is poison."""
     encode: Callable[[list[Any]], bytes]
     idempotent: bool = True
-    """A row that is inserted twice replaces itself (ReplacingMergeTree read with FINAL). If not, `warehouse` can count a range."""
+    """A row that is inserted twice replaces itself (ReplacingMergeTree read with FINAL). If not, `inserts` can count a range."""
     compacted: bool = False
     """The topic may have lost superseded records of a planned range."""
 
