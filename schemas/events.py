@@ -34,14 +34,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPartial(msgspec.Struct, frozen=True, kw_only=True, tag="metric"):
-    """Sums of one window over one source partition. A later partial of the same key and source replaces an earlier one;
-    sources add up."""
+    """What new rows of one source partition add to the sums of one window. Written once, in one transaction with the offset it
+    covers: all partials of a window add up."""
 
     model: str
     source: str
     """`topic:partition` that these rows came through."""
     through_offset: int
-    """The source's next offset when this was computed: newer replaces older."""
+    """The source's next offset when this was computed."""
     window_start_ms: int
     window_sec: int
     role: str
@@ -62,7 +62,7 @@ class MetricPartial(msgspec.Struct, frozen=True, kw_only=True, tag="metric"):
 
 
 class InputPartial(msgspec.Struct, frozen=True, kw_only=True, tag="inputs"):
-    """Histograms of one window's inputs and scores over one source partition, in the bins of the version's reference."""
+    """What new rows of one source partition add to the histograms of one window's inputs and scores, in the bins of a reference."""
 
     model: str
     source: str
@@ -78,7 +78,7 @@ class InputPartial(msgspec.Struct, frozen=True, kw_only=True, tag="inputs"):
 
 
 class LossPartial(msgspec.Struct, frozen=True, kw_only=True, tag="losses"):
-    """The live arm's losses of one outcome batch, in order; never replaced, and ignored if `through_offset` was seen."""
+    """The live arm's losses of new outcomes of one source partition, in order. Written once."""
 
     model: str
     source: str

@@ -68,32 +68,32 @@ FEEDBACK: Final = Topic(
 )  # fmt: skip
 OBSERVATIONS: Final = Topic(
     name="observations", key="source topic and partition", value="one micro-batch, many rows",
-    media_type="application/vnd.apache.arrow.stream", written_by="gateway", read_by=("sink", "metrics", "drift"),
+    media_type="application/vnd.apache.arrow.stream", written_by="gateway", read_by=("sink", "worker"),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES,
 )  # fmt: skip
 OUTCOMES: Final = Topic(
     name="outcomes", key="source topic and partition of the feedback", value="predictions joined with labels, many rows",
-    media_type="application/vnd.apache.arrow.stream", written_by="labels", read_by=("sink", "metrics", "drift", "control"),
+    media_type="application/vnd.apache.arrow.stream", written_by="labels", read_by=("sink", "worker", "control"),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES,
 )  # fmt: skip
 PARTIALS: Final = Topic(
-    name="partials", key="model", value="mergeable partials of metrics and drift, by source partition",
-    media_type="application/json", written_by="metrics, drift", read_by=("merge",),
+    name="partials", key="model", value="what new rows add to metrics and drift, by source partition",
+    media_type="application/json", written_by="worker (measure)", read_by=("worker (merge)",),
     partitions=DEFAULT_PARTITIONS, retention_ms=2 * DAY_MS, max_message_bytes=OBSERVATION_BYTES,
 )  # fmt: skip
 METRICS: Final = Topic(
     name="metrics", key="model", value="a window's metrics, merged over source partitions",
-    media_type="application/json", written_by="merge", read_by=("sink",),
+    media_type="application/json", written_by="worker (merge)", read_by=("sink",),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS,
 )  # fmt: skip
 DRIFT: Final = Topic(
     name="drift", key="model", value="drift evidence, merged over source partitions",
-    media_type="application/json", written_by="merge", read_by=("sink",),
+    media_type="application/json", written_by="worker (merge)", read_by=("sink",),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS,
 )  # fmt: skip
 ALERTS: Final = Topic(
     name="alerts", key="model", value="evidence that crossed its threshold",
-    media_type="application/json", written_by="merge, sink", read_by=("sink", "control"),
+    media_type="application/json", written_by="worker (merge), sink", read_by=("sink", "control"),
     partitions=DEFAULT_PARTITIONS, retention_ms=30 * DAY_MS,
 )  # fmt: skip
 COMMANDS: Final = Topic(
@@ -128,8 +128,8 @@ DEAD_LETTERS: Final = Topic(
 )  # fmt: skip
 STATE: Final = Topic(
     name="state", key="owner and source partition", value="a stage's state with the offsets it covers",
-    media_type="application/octet-stream", written_by="labels, metrics, drift, merge, control",
-    read_by=("labels", "metrics", "drift", "merge", "control"),
+    media_type="application/octet-stream", written_by="labels, worker, control",
+    read_by=("labels", "worker", "control"),
     partitions=DEFAULT_PARTITIONS, retention_ms=None, compacted=True, max_message_bytes=OBSERVATION_BYTES,
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, cast
@@ -132,15 +133,19 @@ class SinkProgress(threading.Thread):
     def _next_readable(self, place: Place, offset: int) -> int:
         """`offset` if a committed record stands at or after it; else the end as a read-committed reader sees it."""
         self._prober.assign([TopicPartition(*place, offset)])
+        deadline = time.monotonic() + _PROBE_SEC
         try:
-            message = self._prober.poll(_PROBE_SEC)
-            if message is None:
-                return offset
-            error = message.error()
-            if error is None:
-                return offset
-            if error.code() == KafkaError._PARTITION_EOF:
-                return max(message.offset() or 0, offset)
-            raise KafkaException(error)
+            while (left_sec := deadline - time.monotonic()) > 0:
+                message = self._prober.poll(left_sec)
+                # The end of the partition that was probed before may still be in the queue.
+                if message is None or (message.topic(), message.partition()) != place:
+                    continue
+                error = message.error()
+                if error is None:
+                    return offset
+                if error.code() == KafkaError._PARTITION_EOF:
+                    return max(message.offset() or 0, offset)
+                raise KafkaException(error)
+            return offset
         finally:
             self._prober.unassign()
