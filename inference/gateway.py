@@ -217,10 +217,10 @@ class Gateway:
                 async with asyncio.timeout(COMMIT_WAIT_SEC):
                     await self._filled.wait()
 
-    async def _rewind(self, topics: set[str] | None = None) -> None:
+    async def _rewind(self) -> None:
         while True:
             try:
-                await self._in(self._consumer_thread, self._source.rewind, topics)
+                await self._in(self._consumer_thread, self._source.rewind)
                 return
             except (KafkaException, Outage) as error:
                 self._health.error(f"committed offsets cannot be read: {error}")
@@ -267,7 +267,7 @@ class Gateway:
         else:
             if recreated:
                 self._health.error(f"recreated, starting anew: {', '.join(sorted(recreated))}")
-                await self._rewind(recreated)
+                await self._in(self._consumer_thread, self._source.reopen)
         # Automatic collection is off, it would stop the loop at any moment. In the committer's thread it runs between transactions.
         await self._in(self._committer_thread, gc.collect)
 

@@ -41,15 +41,21 @@ class Source:
         self._owned: set[Place] = set()
         """What the group gave to this process."""
         self._paused: set[Place] = set()
-        self._topic_ids: dict[str, uuid.UUID] = topic_ids(self._admin, topics)
+        self._settings = settings
         self._topics = topics
-        self._client: Consumer = consumer(settings, GROUP, member=str(settings.slot), **_OVERRIDES)
         self.joined = False
         """Whether the group has assigned partitions, or said that there are none for this process."""
         self.group_metadata: object = None
         """As it was when records were last polled. Fresh metadata after a rebalance would launder stale work."""
+        self._open()
+
+    def _open(self) -> None:
+        self._opened_with: dict[str, uuid.UUID] = topic_ids(self._admin, self._topics)
+        self._client: Consumer = consumer(
+            self._settings, GROUP, member=str(self._settings.slot), **_OVERRIDES
+        )
         self._client.subscribe(
-            topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
 
     def poll(self, timeout_sec: float, paused: Collection[str]) -> list[Fragment]:
@@ -106,9 +112,19 @@ class Source:
                 self._begin([TopicPartition(*place) for place in places])
 
     def recreated(self) -> set[str]:
-        """Topics that were deleted and created again: offsets of the old one mean nothing in the new one."""
+        """Topics that were deleted and created again since the client was opened."""
         found = topic_ids(self._admin, self._topics)
-        return {a.topic for a in self._progress.assignments() if found.get(a.topic, a.topic_id) != a.topic_id}
+        return {name for name, topic_id in found.items() if self._opened_with.get(name, topic_id) != topic_id}
+
+    def reopen(self) -> None:
+        """Begin with a new client. librdkafka goes by leader epochs, and takes a recreated topic's for outdated ones."""
+        self._client.close()
+        with self._transaction:
+            for place in self._owned:
+                self._progress.revoke(*place)
+            self._owned.clear()
+            self._paused.clear()
+        self._open()
 
     def lag(self, assignment: Assignment) -> int:
         """Records readable and not committed, as far as the client has heard."""
@@ -136,12 +152,12 @@ class Source:
         client.incremental_unassign(partitions)
 
     def _begin(self, partitions: list[TopicPartition]) -> None:
-        self._topic_ids |= topic_ids(self._admin, {place.topic for place in partitions})
+        found = topic_ids(self._admin, {place.topic for place in partitions})
         starts = []
         for place in self._client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
             if place.error is not None:
                 raise KafkaException(place.error)
-            topic_id = self._topic_ids.get(place.topic)
+            topic_id = found.get(place.topic)
             if topic_id is None:
                 raise Outage(f"topic {place.topic} is assigned and does not exist")
             start = place.offset
