@@ -247,7 +247,7 @@ class _Answer(msgspec.Struct, gc=False):
     """What the audit needs of a prediction."""
 
     prediction_id: str = ""
-    rejected: msgspec.Raw | None = None
+    rejected: dict[str, object] | None = None
 
 
 def _predictions(reader: Consumer, model: str) -> Predictions:

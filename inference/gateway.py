@@ -146,6 +146,8 @@ class Gateway:
         while True:
             await model.waiting.wait()
             await model.routed.wait()
+            if model.route is not None and not model.route.live:
+                await self._routes.confirm(model)
             batch = model.take(self._progress)
             if batch:
                 await self._serve(model, batch)

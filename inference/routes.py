@@ -26,6 +26,7 @@ from schemas.topics import ROUTES
 log = logging.getLogger(__name__)
 
 REFRESH_SEC: Final = 0.2
+CONFIRM_SEC: Final = 10.0
 RETRY_OUTAGE_SEC: Final = 0.5
 RETRY_FAILED_SEC: Final = 10.0
 """A version that failed its check is checked again this often: whoever mends the store needs no restart."""
@@ -49,6 +50,18 @@ class Routes:
         self._failed: dict[str, dict[str, str]] = {name: {} for name in models}
         self._gone: dict[str, list[str]] = {name: [] for name in models}
         self._changed: dict[str, asyncio.Event] = {name: asyncio.Event() for name in models}
+        self._settled: dict[str, asyncio.Event] = {name: asyncio.Event() for name in models}
+        self._asked: list[asyncio.Future[None]] = []
+
+    async def confirm(self, model: Model) -> None:
+        """Return when every table that was committed before this call is in effect for `model`.
+
+        Whoever was told that a version answers may ask it: no request is rejected for want of a version by a table read too late.
+        """
+        asked = asyncio.get_running_loop().create_future()
+        self._asked.append(asked)
+        await asked
+        await self._settled[model.spec.name].wait()
 
     async def follow(self) -> None:
         """Read the tables to their end, then apply what changes, for ever."""
@@ -68,9 +81,16 @@ class Routes:
                     first = False
                 try:
                     while True:
-                        keys = await asyncio.to_thread(topic.refresh, REFRESH_SEC)
+                        asked, self._asked = self._asked, []
+                        try:
+                            keys = await asyncio.to_thread(_read, topic, bool(asked))
+                        except BaseException:
+                            self._asked = [*asked, *self._asked]
+                            raise
                         self._take({key: topic.values[key] for key in keys if key in topic.values})
-                except KafkaException as error:
+                        for future in asked:
+                            future.set_result(None)
+                except (Outage, KafkaException) as error:
                     self._health.error(f"route tables: {error}")
                 finally:
                     await asyncio.to_thread(topic.close)
@@ -86,6 +106,7 @@ class Routes:
             if table.model in self._models and (known is None or table.revision > known.revision):
                 self._tables[table.model] = table
                 self._changed[table.model].set()
+                self._settled[table.model].clear()
 
     async def _keep(self, model: Model) -> None:
         """Put each new table of one model into effect; try failed versions again now and then."""
@@ -97,10 +118,13 @@ class Routes:
             if table is None:
                 model.route = Route(name, 0)
                 model.routed.set()
+                self._settled[name].set()
                 self.report()
                 await changed.wait()
                 continue
             await self._put_into_effect(model, table)
+            if self._tables[name] is table:
+                self._settled[name].set()
             try:
                 async with asyncio.timeout(RETRY_FAILED_SEC if self._failed[name] else None):
                     await changed.wait()
@@ -189,3 +213,7 @@ class Routes:
                 "failed": self._failed[name],
             }
         self._health.detail(routes=detail)
+
+
+def _read(topic: CompactedTopic, to_end: bool) -> list[bytes]:
+    return topic.read_to_end(CONFIRM_SEC) if to_end else topic.refresh(REFRESH_SEC)
