@@ -146,6 +146,7 @@ class Gateway:
         while True:
             await model.waiting.wait()
             await model.routed.wait()
+            await model.fill()
             if model.route is not None and not model.route.live:
                 await self._routes.confirm(model)
             batch = model.take(self._progress)

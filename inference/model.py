@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -43,16 +44,32 @@ class Model:
         self.probing = asyncio.Lock()
         self.waiting = asyncio.Event()
         self._inbox: deque[Fragment] = deque()
+        self._rows = 0
+        self._oldest_sec = 0.0
+        self._filled = asyncio.Event()
 
     def put(self, fragment: Fragment) -> None:
         """Records to be served."""
+        if not self._inbox:
+            self._oldest_sec = asyncio.get_running_loop().time()
         self._inbox.append(fragment)
+        self._rows += len(fragment.messages)
         self.waiting.set()
+        if self._rows >= self.spec.serve.max_batch_rows:
+            self._filled.set()
+
+    async def fill(self) -> None:
+        """Wait for a full micro-batch, but no longer than the oldest row's `latency_budget_ms`: a transaction costs the broker as much
+        for one row as for a thousand."""
+        due = self._oldest_sec + self.spec.serve.latency_budget_ms / 1000
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(due):
+                await self._filled.wait()
 
     def take(self, progress: Progress) -> list[tuple[Slice, list[Message]]]:
         """The next micro-batch, begun in `progress`: at most `max_batch_rows` records, [] if none wait.
 
-        While the workers are busy records gather here, so that batches grow with the load and nobody waits without it.
+        While the workers are busy records gather here, so that batches grow with the load.
         """
         room_rows, room_bytes = self.spec.serve.max_batch_rows, BATCH_BYTES
         gathered: dict[Assignment, list[Message]] = {}
@@ -63,6 +80,7 @@ class Model:
             if size_bytes > room_bytes:
                 messages = messages[: max(1, len(messages) * room_bytes // size_bytes)]
                 size_bytes = sum(map(len, messages))
+            self._rows -= len(messages)
             if len(messages) == len(fragment.messages):
                 self._inbox.popleft()
             else:
@@ -73,6 +91,8 @@ class Model:
                 room_bytes -= size_bytes
         if not self._inbox:
             self.waiting.clear()
+        if self._rows < self.spec.serve.max_batch_rows:
+            self._filled.clear()
         batch = [(_slice(assignment, messages), messages) for assignment, messages in gathered.items()]
         return [(piece, messages) for piece, messages in batch if progress.begin(piece)]
 

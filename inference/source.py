@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from inference.model import Fragment
 from inference.progress import Assignment, Place, Progress
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, topic_ids
 from runtime.settings import Settings
 from schemas.errors import Fenced, Outage
 
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 GROUP: Final = "gateway"
 POLL_RECORDS: Final = 4096
 _OVERRIDES: Final = {
+    **gather(wait_ms=10),
     "partition.assignment.strategy": "cooperative-sticky",
     # What librdkafka reads ahead is memory too.
     "queued.max.messages.kbytes": 16_384,

@@ -34,7 +34,7 @@ class CompactedTopic:
         self._topic = topic
         # End-of-partition events tell how far a reader of committed records has come: behind the last record may stand
         # transaction markers, which move the end but are never delivered.
-        overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
+        overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.wait.max.ms": 50}
         self._consumer: Consumer = consumer(settings, f"compacted-{uuid.uuid4()}", **overrides)
         try:
             if partitions is None:

@@ -19,6 +19,13 @@ log = logging.getLogger("librdkafka")
 
 SESSION_TIMEOUT_MS: Final = 6000
 TRANSACTION_TIMEOUT_MS: Final = 5000
+
+
+def gather(wait_ms: int) -> dict[str, Any]:
+    """Consumer settings: at a low rate a fetch waits this long for company, instead of being a request for each record."""
+    return {"fetch.min.bytes": 64 * 1024, "fetch.wait.max.ms": wait_ms}
+
+
 REQUEST_TIMEOUT_SEC: Final = 10.0
 
 
@@ -38,7 +45,7 @@ def consumer(settings: Settings, group: str, *, member: str = "", **overrides: A
         "session.timeout.ms": SESSION_TIMEOUT_MS,
         "heartbeat.interval.ms": 1000,
         "max.poll.interval.ms": 120_000,
-        "fetch.wait.max.ms": 50,
+        "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
         "topic.metadata.refresh.interval.ms": 5000,
         "socket.nagle.disable": True,
@@ -56,7 +63,7 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
             "bootstrap.servers": settings.kafka_bootstrap,
             "enable.idempotence": True,
             "compression.type": "lz4",
-            "linger.ms": 1,
+            "linger.ms": 5,
             "message.max.bytes": 8 * 1024 * 1024,
             "queue.buffering.max.messages": 1_000_000,
             "socket.nagle.disable": True,

@@ -96,7 +96,7 @@ class Serve(_Table, frozen=True):
     timeout_ms: Positive = 5000
     """An inference that takes longer counts as failed; the rows are retried."""
     max_request_bytes: Positive = 65_536
-    partitions: Positive = 4
+    partitions: Positive = 2
     """Partitions of this model's requests, predictions and feedback."""
 
 

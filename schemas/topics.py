@@ -48,7 +48,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 JSON: Final = "application/json"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 OBSERVATION_BYTES: Final = 8 * 1024 * 1024
-DEFAULT_PARTITIONS: Final = 4
+DEFAULT_PARTITIONS: Final = 2
 
 PREDICTIONS: Final = Topic(
     name="predictions", per_model=True, key="the request's key, same partition", value="answer, or rejection with its reason",

@@ -13,7 +13,7 @@ from cli.options import json_option
 from compose.embedded.parts import STATE_DIR
 from schemas.errors import UserError
 
-DEFAULT_ROWS_PER_SEC: Final = {"electricity": 250.0, "reviews": 150.0}
+DEFAULT_ROWS_PER_SEC: Final = {"electricity": 200.0, "reviews": 100.0}
 """Slow enough that an update is live within a few dozen rows of its labels, fast enough to watch."""
 
 
@@ -48,7 +48,7 @@ class Speed(click.ParamType):
     help="electricity: prices that rise or fall. reviews: Chinese reviews of books, then hotels, then electronics.",
 )  # fmt: skip
 @click.option(
-    "--speed", type=Speed(), default=None, show_default="250, reviews 150", help="Rows a second, or max."
+    "--speed", type=Speed(), default=None, show_default="200, reviews 100", help="Rows a second, or max."
 )
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 31) - 1), default=1, show_default=True, help="Random seed."

@@ -24,6 +24,7 @@ from cli.demo.memory import PeakMemory
 from cli.train import _wait as wait_for_version
 from cli.train import from_now_on, order_for, send
 from compose.embedded import parts
+from compose.embedded.running import owner_pid
 from compose.embedded.stack import Stack
 from control.audit import AuditReport, audit
 from runtime.settings import Settings
@@ -98,8 +99,12 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier demo left; never anything else.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or a stack runs on it.
     """
+    if (pid := owner_pid(folder)) is not None:
+        raise UserError(
+            f"{folder}: a stack runs on it (pid {pid}); end it with `tidemill down --data {folder}`"
+        )
     known = {
         "artifacts",
         "clickhouse",

@@ -28,7 +28,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, committed_or_start, consumer, topic_ids
+from runtime.kafka import admin, committed_or_start, consumer, gather, topic_ids
 from runtime.service import Health, Stop, run
 from runtime.service import Stage as Shown
 from runtime.settings import Settings
@@ -121,7 +121,7 @@ class Labels:
         self._behind_since_sec: dict[Place, float] = {}
         self._joined_ms = 0
         self._producer = TransactionalProducer(settings, f"{NAME}-{settings.slot}")
-        self._consumer = consumer(settings, NAME, member=str(settings.slot))
+        self._consumer = consumer(settings, NAME, member=str(settings.slot), **gather(wait_ms=20))
         self._consumer.subscribe(
             list(self._specs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )

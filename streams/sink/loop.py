@@ -19,7 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from runtime.clock import now_ms
 from runtime.headers import pairs
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, topic_ids
 from runtime.service import Health
 from runtime.settings import Settings
 from runtime.telemetry import counter, histogram, span, traceparent, tracing
@@ -81,6 +81,7 @@ class Sink:
                 # An offset that Kafka no longer has is an error for us to see, never a silent jump.
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
+                **gather(wait_ms=50),
                 "partition.assignment.strategy": "cooperative-sticky",
                 "queued.max.messages.kbytes": 32 * 1024,
             },

@@ -17,10 +17,9 @@ from streams.sink.tables import Source, Table
 
 LINGER_SEC: Final = 0.02
 """After a quiet time a range waits this long for company."""
-PACE_SEC: Final = 0.2
-"""Ranges of one partition follow each other no faster, so that merges keep up with the parts."""
-PACE_PER_INSERT: Final = 5.0
-"""… and no faster than this many times the last insert took, so that inserting leaves the engine time for its readers,"""
+PACE_PER_INSERT: Final = 1.0
+"""Ranges of one partition follow each other no faster than this many times the last insert took, so that inserting leaves the engine
+time for its readers,"""
 MAX_PACE_SEC: Final = 1.0
 """… up to this."""
 CONFIRM_SEC: Final = 0.5
@@ -188,7 +187,7 @@ class Partition:
         self._confirmed = self.flight.end
         self.flight = None
         self._backoff_sec, self.note = 0.0, ""
-        pace = min(max(PACE_SEC, PACE_PER_INSERT * took_sec), MAX_PACE_SEC)
+        pace = min(max(self.table.pace_sec, PACE_PER_INSERT * took_sec), MAX_PACE_SEC)
         self._not_before = now - took_sec + pace
         self._settle(now)
 

@@ -56,6 +56,8 @@ class Table(NamedTuple):
     encode: Callable[[list[Any]], bytes]
     idempotent: bool = True
     """A row that is inserted twice replaces itself (ReplacingMergeTree read with FINAL). If not, `inserts` can count a range."""
+    pace_sec: float = 1.0
+    """Ranges of one partition follow each other no faster, so that merges keep up with the parts. What the loop waits for goes faster."""
     compacted: bool = False
     """The topic may have lost superseded records of a planned range."""
 
@@ -222,10 +224,17 @@ def _lines(values: Iterable[bytes]) -> bytes:
     return b"\n".join(values)
 
 
+_FRESH_SEC: Final = 0.2
+"""Labels are joined with what is in the first two tables, and trained on from there."""
 OBSERVATIONS: Final = Table(
-    "internal.observations", "ArrowStream", _observations, _arrow_stream, idempotent=False
+    "internal.observations",
+    "ArrowStream",
+    _observations,
+    _arrow_stream,
+    idempotent=False,
+    pace_sec=_FRESH_SEC,
 )
-OUTCOMES: Final = Table("internal.outcomes", "ArrowStream", _arrow, _arrow_stream)
+OUTCOMES: Final = Table("internal.outcomes", "ArrowStream", _arrow, _arrow_stream, pace_sec=_FRESH_SEC)
 FEEDBACK: Final = Table("internal.feedback", "JSONEachRow", _feedback, _lines)
 DEAD_LETTERS: Final = Table("internal.dead_letters", "JSONEachRow", _dead_letter, _lines, idempotent=False)
 _EVENT_TOPICS: Final = (

@@ -11,7 +11,6 @@ from streams.sink.partition import (
     CONFIRM_SEC,
     LINGER_SEC,
     MAX_BACKOFF_SEC,
-    PACE_SEC,
     TRUNCATED_SEC,
     Partition,
 )  # fmt: skip
@@ -64,7 +63,7 @@ def test_a_second_range_keeps_its_distance_unless_it_is_full() -> None:
     subject.inserted(0.01, 1.01)
     take(subject, 1, now=1.01)
     assert subject.due(1.01 + LINGER_SEC) is None
-    assert subject.due(1.0 + PACE_SEC) is not None
+    assert subject.due(1.0 + subject.table.pace_sec) is not None
     take(subject, 2, 3, now=1.02)
     assert subject.full
     assert subject.due(1.02) is not None
