@@ -80,6 +80,8 @@ class ControlRoom:
         )
         self._positions: dict[tuple[str, int], int] = {}
         self._touched: set[str] = set()
+        if self._decided:
+            self._report()
         self._decided = False
         self._saved_at = self._reported_at = 0.0
 
@@ -241,6 +243,8 @@ class ControlRoom:
         self._producer.commit()
         self._positions.clear()
         self._touched.clear()
+        if self._decided:
+            self._report()
         self._decided = False
         self._saved_at = time.monotonic()
 

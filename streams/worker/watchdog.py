@@ -115,8 +115,10 @@ class Watchdog:
                 if error is None:
                     return (message.offset() or 0) < end
                 if error.code() == KafkaError._PARTITION_EOF:
-                    return False
-                if not error.retriable():
+                    # One below the end is of an earlier probe, still in the queue.
+                    if (message.offset() or 0) >= end:
+                        return False
+                elif not error.retriable():
                     raise KafkaException(error)
         finally:
             self._probe.unassign()

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from schemas.topics import OBSERVATIONS
 from streams.sink.plan import decode_plan
 from tests.compose.clickhouse_server import start
 from tests.streams.sink.proxy import Fault
@@ -123,13 +124,15 @@ def test_a_second_sink_takes_over_a_range_that_the_first_had_planned(world: Worl
     first = world.sink(slot=0)
     first.wait_ready()
     world.proxy.arm(Fault.HOLD_REQUEST)
-    for partition in range(4):
+    partitions = OBSERVATIONS.partitions
+    for partition in range(partitions):
         world.transaction([observations(source, partition * 100, 100)], partition=partition)
     assert world.proxy.reached.wait(30)
     first.kill()
     world.sink(slot=1)
-    wait_for(lambda: world.rows(source)[0] >= 400, "all rows")
-    assert world.rows(source) == [400] * 4
+    rows = partitions * 100
+    wait_for(lambda: world.rows(source)[0] >= rows, "all rows")
+    assert world.rows(source) == [rows] * 4
 
 
 def test_two_sinks_share_the_partitions_and_the_rows_arrive_once(world: World) -> None:
@@ -137,7 +140,9 @@ def test_two_sinks_share_the_partitions_and_the_rows_arrive_once(world: World) -
     first = world.sink(slot=0)
     first.wait_ready()
     for number in range(20):
-        world.transaction([observations(source, number * 100, 100)], partition=number % 4)
+        world.transaction(
+            [observations(source, number * 100, 100)], partition=number % OBSERVATIONS.partitions
+        )
         if number == 5:
             second = world.sink(slot=1)
     wait_for(lambda: second.stages(), "the second has partitions")

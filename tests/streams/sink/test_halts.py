@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from schemas.events import DriftEvidence
+from schemas.topics import DRIFT
 from streams.sink.plan import Plan, encode_plan
 from tests.streams.sink.world import MODEL, SinkProcess, World, wait_for
 
 pytestmark = pytest.mark.stack
-TOPIC = "drift"
+TOPIC = DRIFT.name
 
 
 def drift(event_id: str) -> DriftEvidence:
@@ -37,7 +38,7 @@ def mended(world: World) -> Iterator[World]:
     """Afterwards a person moves the group past what was halted, with the sink stopped."""
     yield world
     world.end()
-    for partition in range(4):
+    for partition in range(DRIFT.partitions):
         world.commit(TOPIC, partition, world.end_offset(TOPIC, partition))
 
 
@@ -80,13 +81,13 @@ def test_poison_halts_its_partition_after_what_stands_before_it(mended: World) -
 
 
 def test_a_plan_of_a_topic_that_was_recreated_halts(mended: World) -> None:
-    end = mended.end_offset(TOPIC, 2)
-    mended.commit(TOPIC, 2, end, encode_plan(Plan(topic_id=uuid.UUID(int=1), end=end, rows=0)))
-    assert "it was recreated" in halted(mended, mended.sink(), 2)
+    end = mended.end_offset(TOPIC, 0)
+    mended.commit(TOPIC, 0, end, encode_plan(Plan(topic_id=uuid.UUID(int=1), end=end, rows=0)))
+    assert "it was recreated" in halted(mended, mended.sink(), 0)
 
 
 def test_an_offset_that_kafka_does_not_have_halts_and_is_not_reset(mended: World) -> None:
-    beyond = mended.end_offset(TOPIC, 3) + 1000
-    mended.commit(TOPIC, 3, beyond)
-    assert f"Kafka no longer has offset {beyond}" in halted(mended, mended.sink(), 3)
-    assert mended.committed(TOPIC, 3).offset == beyond
+    beyond = mended.end_offset(TOPIC, 1) + 1000
+    mended.commit(TOPIC, 1, beyond)
+    assert f"Kafka no longer has offset {beyond}" in halted(mended, mended.sink(), 1)
+    assert mended.committed(TOPIC, 1).offset == beyond

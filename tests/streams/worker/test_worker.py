@@ -31,6 +31,7 @@ from tests.streams.worker.batches import (
 from tests.streams.worker.worker import Events, Source, WorkerProcess, newest, worker_process
 
 WINDOW_MS = 10_000
+PARTS = OBSERVATIONS.partitions
 
 
 class Bench:
@@ -82,11 +83,19 @@ def test_every_committed_row_is_counted_once_whatever_dies(bench: Bench) -> None
             )
             truth = truths(bench.rng, rows, 0.2)
             if number % 7 == 3:
-                bench.source.abort(OBSERVATIONS.name, [batch], number % 4)
-                bench.source.abort(OUTCOMES.name, [outcomes(bench.spec, rows, truth, at_ms=when)], number % 4)
+                bench.source.abort(OBSERVATIONS.name, [batch], number % OBSERVATIONS.partitions)
+                bench.source.abort(
+                    OUTCOMES.name,
+                    [outcomes(bench.spec, rows, truth, at_ms=when)],
+                    number % OBSERVATIONS.partitions,
+                )
                 continue
-            bench.source.commit(OBSERVATIONS.name, [batch], number % 4)
-            bench.source.commit(OUTCOMES.name, [outcomes(bench.spec, rows, truth, at_ms=when)], number % 4)
+            bench.source.commit(OBSERVATIONS.name, [batch], number % OBSERVATIONS.partitions)
+            bench.source.commit(
+                OUTCOMES.name,
+                [outcomes(bench.spec, rows, truth, at_ms=when)],
+                number % OBSERVATIONS.partitions,
+            )
             expected += rows_per_batch
             labelled += rows_per_batch
             predicted = np.where(rows.scores[:, 1] > 0.5, "up", "down")
@@ -121,7 +130,7 @@ def test_a_second_worker_takes_its_share_and_counts_nothing_twice(bench: Bench, 
         for number in range(batches):
             rows = features(bench.rng, 100)
             batch = observations(bench.spec, rows, first_offset=expected, at_ms=at(EPOCH_MS + expected, 100))
-            bench.source.commit(OBSERVATIONS.name, [batch], number % 4)
+            bench.source.commit(OBSERVATIONS.name, [batch], number % OBSERVATIONS.partitions)
             expected += 100
 
     with worker_process(bench.settings, bench.log) as first:
@@ -186,8 +195,8 @@ def test_a_shift_of_one_input_is_alarmed_about_once_and_nothing_else_is(bench: B
         for window in range(12):
             rows = features(bench.rng, 600, shift=0.0 if window < 6 else 1.5)
             when = at(EPOCH_MS + window * WINDOW_MS, 600)
-            for part in range(4):
-                piece = slice(part * 150, (part + 1) * 150)
+            for part in range(PARTS):
+                piece = slice(part * 600 // PARTS, (part + 1) * 600 // PARTS)
                 some = Features(rows.numbers[piece], rows.texts[piece], rows.scores[piece])
                 batch = observations(bench.spec, some, first_offset=window * 600, at_ms=when[piece])
                 bench.source.commit(OBSERVATIONS.name, [batch], part)
