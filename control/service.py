@@ -80,9 +80,7 @@ class ControlRoom:
         )
         self._positions: dict[tuple[str, int], int] = {}
         self._touched: set[str] = set()
-        if self._decided:
-            self._report()
-        self._decided: bool = False
+        self._decided = False
         self._saved_at = self._reported_at = 0.0
 
     def run(self, stop: Stop) -> None:
