@@ -152,7 +152,7 @@ def make_venv(uv: Path) -> None:
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
     install = [str(uv), "pip", "install", "--python", python, *quiet]
     run(
-        [*install, "--require-hashes", "--requirement", str(REQUIREMENTS)],
+        [*install, "--compile-bytecode", "--require-hashes", "--requirement", str(REQUIREMENTS)],
         "cannot install requirements.lock (the lines above say why)", environment,
     )  # fmt: skip
     run(

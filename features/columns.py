@@ -64,7 +64,9 @@ class Columns:
         ):
             if (
                 len(lists) != rows
-                or not pc.all(pc.equal(pc.list_value_length(lists), width), min_count=0).as_py()
+                or not pc.all(
+                    pc.equal(pc.list_value_length(lists), pa.scalar(width, pa.int32())), min_count=0
+                ).as_py()
             ):
                 raise ValueError(
                     f"{name}: expected {rows} lists of {width} values each for model {spec.name!r}"

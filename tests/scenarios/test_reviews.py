@@ -21,10 +21,12 @@ def write(folder: Path, repeat: bool = True) -> None:
         (folder / name).write_text("\n".join(lines) + "\n\n", encoding="utf-8")
 
 
-def test_labels_alternate_and_domains_follow_each_other(tmp_path: Path) -> None:
+def test_labels_stay_in_proportion_but_not_in_turns_and_domains_follow_each_other(tmp_path: Path) -> None:
     write(tmp_path)
     scenario = reviews.load(tmp_path)
-    assert scenario.labels == ["negative", "positive"] * 12
+    pairs = list(zip(scenario.labels[::2], scenario.labels[1::2], strict=True))
+    assert set(pairs) == {("negative", "positive"), ("positive", "negative")}
+    assert reviews.load(tmp_path) == scenario
     assert scenario.parts == ["books"] * 8 + ["hotels"] * 8 + ["electronics"] * 8
     assert scenario.features(1) == {"text": "good book 0"}
     assert (scenario.first, scenario.label_delay_rows) == (4, 200)
