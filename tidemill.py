@@ -238,16 +238,24 @@ class Client:
 class Sent:
     """A request that was sent. Its prediction has an id that follows from where the record lies, and so is known beforehand."""
 
+    __slots__ = ("_place", "_topic_id")
+
     def __init__(self, topic_id: uuid.UUID) -> None:
         self._topic_id = topic_id
-        self.prediction_id = ""
-        """"" until the broker has the record (`Client.flush`)."""
+        self._place: tuple[int, int, int] | None = None
 
     def place(self, message: Message) -> None:
         """The broker has it; `message` says where."""
-        _, timestamp_ms = message.timestamp()
-        partition, offset = message.partition() or 0, message.offset() or 0
-        self.prediction_id = str(prediction_id(timestamp_ms, self._topic_id, partition, offset))
+        self._place = message.timestamp()[1], message.partition() or 0, message.offset() or 0
+
+    @property
+    def prediction_id(self) -> str:
+        """ "" until the broker has the record (`Client.flush`)."""
+        # Made when asked for: it costs more than sending the record did.
+        if self._place is None:
+            return ""
+        timestamp_ms, partition, offset = self._place
+        return str(prediction_id(timestamp_ms, self._topic_id, partition, offset))
 
 
 class Answer(NamedTuple):

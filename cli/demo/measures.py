@@ -81,20 +81,19 @@ INNER JOIN (
             """,
         ),
         (
-            "label_lead_rows_min", "fewest rows between the newest label of a version and its first answer",
+            "label_lead_rows_min", "fewest rows that had been sent after a row when its label became known (the last rows' labels left out)",
             """
-SELECT min(first_row - newest_row)
+SELECT min(sent.row - known.row)
 FROM (
-    SELECT version, newest_prediction_id FROM candidates WHERE model = {model:String} AND kind != 'initial' AND passed
-) AS c
-INNER JOIN (
-    SELECT version, min(toInt64(request_id)) AS first_row
-    FROM predictions WHERE model = {model:String} AND status = 'answered' GROUP BY version
-) AS p USING version
-INNER JOIN (
-    SELECT toString(prediction_id) AS newest_prediction_id, toInt64(request_id) AS newest_row
-    FROM predictions WHERE model = {model:String}
-) AS n USING newest_prediction_id
+    SELECT l.model AS model, l.labeled_at AS at, toInt64OrZero(p.request_id) AS row
+    FROM (SELECT model, prediction_id, labeled_at FROM labels WHERE model = {model:String}) AS l
+    INNER JOIN (SELECT prediction_id, request_id FROM predictions WHERE model = {model:String}) AS p USING prediction_id
+) AS known
+ASOF INNER JOIN (
+    SELECT model, requested_at AS at, max(toInt64OrZero(request_id)) AS row
+    FROM predictions WHERE model = {model:String} GROUP BY model, at
+) AS sent ON known.model = sent.model AND known.at >= sent.at
+WHERE known.row + {delay:UInt32} <= (SELECT max(toInt64OrZero(request_id)) FROM predictions WHERE model = {model:String})
             """,
         ),
     )
@@ -165,11 +164,11 @@ def statements() -> dict[str, str]:
     return found
 
 
-def measure(client: Client, model: str) -> dict[str, Any]:
-    """All figures of `model`, by name; None where there is nothing to measure."""
+def measure(client: Client, model: str, delay: int) -> dict[str, Any]:
+    """All figures of `model`, whose labels come `delay` rows late, by name; None where there is nothing to measure."""
     found: dict[str, Any] = {}
     for name, sql in statements().items():
-        rows = client.query(sql, parameters={"model": model}).result_rows
+        rows = client.query(sql, parameters={"model": model, "delay": delay}).result_rows
         found[name] = _number(rows[0][0]) if rows else None
     return found
 

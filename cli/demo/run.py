@@ -207,7 +207,7 @@ def _figures(
     warehouse: Warehouse, scenario: Scenario, options: Options, replayed: Replayed, account: AuditReport,
     kills: list[page.Mark], visible_ms: int,
 ) -> dict[str, Any]:  # fmt: skip
-    measured = measures.measure(warehouse, scenario.name)
+    measured = measures.measure(warehouse, scenario.name, scenario.label_delay_rows)
     first_ms = int(
         warehouse.query(
             "SELECT min(toUnixTimestamp64Milli(requested_at)) FROM predictions WHERE model = {model:String}",
@@ -330,7 +330,7 @@ def _problems(figures: Mapping[str, Any], account: AuditReport, scenario: Scenar
     lead = figures["label_lead_rows_min"]
     if lead is not None and lead < scenario.label_delay_rows:
         problems.append(
-            f"a label was used {lead} rows after its request, before its delay of {scenario.label_delay_rows}"
+            f"a label was known {lead} rows after its request, before its delay of {scenario.label_delay_rows}"
         )
     if figures["paired_rows"] != figures["labels"]:
         problems.append(
