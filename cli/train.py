@@ -93,7 +93,7 @@ def train(
     try:
         send(found, order)
         console = Console(stderr=True, quiet=as_json)
-        answer = _wait(found, order, answers, timeout_sec, console) if wait else None
+        answer = wait_for_version(found, order, answers, timeout_sec, console) if wait else None
     finally:
         answers.close()
     _print(order, loaded, answer, found, as_json)
@@ -181,7 +181,9 @@ def from_now_on(found: Settings) -> Consumer:
     return client
 
 
-def _wait(found: Settings, order: Retrain, answers: Consumer, timeout_sec: float, console: Console) -> Answer:
+def wait_for_version(
+    found: Settings, order: Retrain, answers: Consumer, timeout_sec: float, console: Console
+) -> Answer:
     """Follow the order to its candidate, and the candidate to what was decided about it.
 
     Raises:

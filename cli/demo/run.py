@@ -21,8 +21,7 @@ from rich.table import Table
 
 from cli.demo import measures, page, references
 from cli.demo.memory import PeakMemory
-from cli.train import _wait as wait_for_version
-from cli.train import from_now_on, order_for, send
+from cli.train import from_now_on, order_for, send, wait_for_version
 from compose.embedded import parts
 from compose.embedded.running import owner_pid
 from compose.embedded.stack import Stack
