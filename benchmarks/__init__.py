@@ -1,0 +1,7 @@
+"""What is measured, by name. Each is a click command with `--json`; what several need lies beside them."""
+
+from __future__ import annotations
+
+from cli.commands import Command
+
+BENCHMARKS: dict[str, Command] = {}

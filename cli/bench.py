@@ -1,0 +1,13 @@
+"""`tidemill bench NAME`: each benchmark is a command of its own in `benchmarks/`, with its peer or its physical limit in the same run."""
+
+from __future__ import annotations
+
+import click
+
+from benchmarks import BENCHMARKS
+from cli.lazy import LazyGroup
+
+
+@click.command(cls=LazyGroup, table=BENCHMARKS)
+def bench() -> None:
+    """Measure this machine; every result stands beside its peer or its limit. With --json the last line is one object."""
