@@ -163,7 +163,7 @@ def settings(data_dir: Path, ports: Ports) -> Settings:
         clickhouse_user=WRITER,
         clickhouse_password=writer_password_file(data_dir).read_text(),
         artifacts_dir=data_dir / "artifacts",
-        models_dir=MODELS_DIR,
+        models_dir=Path(os.environ.get("TIDEMILL_MODELS_DIR", MODELS_DIR)),
     )
 
 
