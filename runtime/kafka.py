@@ -19,14 +19,19 @@ log = logging.getLogger("librdkafka")
 
 SESSION_TIMEOUT_MS: Final = 6000
 TRANSACTION_TIMEOUT_MS: Final = 5000
+REQUEST_TIMEOUT_SEC: Final = 10.0
+_CONNECTION: Final[dict[str, Any]] = {
+    "socket.nagle.disable": True,
+    "log.connection.close": False,
+    # A broker that restarts is found within a second; one that stays away is asked once a second, not ten times.
+    "reconnect.backoff.ms": 100,
+    "reconnect.backoff.max.ms": 1000,
+}
 
 
 def gather(wait_ms: int) -> dict[str, Any]:
     """Consumer settings: at a low rate a fetch waits this long for company, instead of being a request for each record."""
     return {"fetch.min.bytes": 64 * 1024, "fetch.wait.max.ms": wait_ms}
-
-
-REQUEST_TIMEOUT_SEC: Final = 10.0
 
 
 def consumer(settings: Settings, group: str, *, member: str = "", **overrides: Any) -> Consumer:
@@ -48,8 +53,7 @@ def consumer(settings: Settings, group: str, *, member: str = "", **overrides: A
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
         "topic.metadata.refresh.interval.ms": 5000,
-        "socket.nagle.disable": True,
-        "log.connection.close": False,
+        **_CONNECTION,
         **({"group.instance.id": f"{group}-{member}"} if member else {}),
         **overrides,
     }
@@ -66,8 +70,7 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
             "linger.ms": 5,
             "message.max.bytes": 8 * 1024 * 1024,
             "queue.buffering.max.messages": 1_000_000,
-            "socket.nagle.disable": True,
-            "log.connection.close": False,
+            **_CONNECTION,
             **overrides,
         },
         logger=log,
@@ -76,9 +79,7 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
 
 def admin(settings: Settings) -> AdminClient:
     """The admin client."""
-    return AdminClient(
-        {"bootstrap.servers": settings.kafka_bootstrap, "log.connection.close": False}, logger=log
-    )
+    return AdminClient({"bootstrap.servers": settings.kafka_bootstrap, **_CONNECTION}, logger=log)
 
 
 def create_topics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -69,10 +70,11 @@ class Triton:
 
     @property
     def _memory_prefix(self) -> str:
-        return f"tidemill-{self.grpc_port}-"
+        folder = hashlib.sha256(str(self.repository_dir.resolve()).encode()).hexdigest()
+        return f"tidemill-{folder[:12]}-"
 
     def _remove_stale_memory(self) -> None:
-        """A killed server leaves its shared memory behind, 1 MB and more a model. Our port is ours alone, so is the prefix."""
+        """A killed server leaves its shared memory behind, 1 MB and more a model. One stack at a time has our folder, and so our prefix."""
         for region in Path("/dev/shm").glob(f"{self._memory_prefix}*"):
             region.unlink(missing_ok=True)
 
