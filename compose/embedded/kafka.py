@@ -18,6 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from compose.embedded import parts
 from compose.embedded.process import NotReady, Start
+from compose.embedded.variation import Listener
 
 PROBE_TOPIC = "tidemill.probe"
 LOG_OPTIONS = (
@@ -41,16 +42,24 @@ JAVA_OPTIONS = (
 )
 
 
-def server_properties(host: str, port: int, controller_port: int, data_dir: Path) -> dict[str, str]:
+def server_properties(
+    host: str, port: int, controller_port: int, data_dir: Path, listeners: Mapping[str, Listener]
+) -> dict[str, str]:
     """The broker's configuration. Kafka's own defaults suit a fleet; these suit one node that starts and ends often."""
     broker, controller = f"PLAINTEXT://{host}:{port}", f"CONTROLLER://{host}:{controller_port}"
+    doors = [f"{name.upper()}://{host}:{door.port}" for name, door in listeners.items()]
+    advertised = [f"{name.upper()}://{host}:{door.advertised_port}" for name, door in listeners.items()]
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@{host}:{controller_port}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"{broker},{controller}",
-        "advertised.listeners": broker,
+        "listeners": ",".join([broker, controller, *doors]),
+        "advertised.listeners": ",".join([broker, *advertised]),
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": ",".join(
+            f"{name}:PLAINTEXT" for name in ("PLAINTEXT", "CONTROLLER", *map(str.upper, listeners))
+        ),
         "log.dirs": str(data_dir),
         "auto.create.topics.enable": "false",
         "delete.topic.enable": "true",
@@ -90,11 +99,15 @@ class Kafka:
     controller_port: int
     data_dir: Path
     java_options: tuple[str, ...] = field(default=JAVA_OPTIONS)
+    listeners: Mapping[str, Listener] = field(default_factory=dict)
+    """Beside the one at `port`."""
 
     def start(self) -> Start:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         properties = self.data_dir / "server.properties"
-        values = server_properties(self.host, self.port, self.controller_port, self.data_dir / "log")
+        values = server_properties(
+            self.host, self.port, self.controller_port, self.data_dir / "log", self.listeners
+        )
         properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
         if not (self.data_dir / "log" / "meta.properties").exists():
             self._format(properties)

@@ -36,7 +36,9 @@ class Record:
 
     name: str
     state: str = "waiting"
-    """waiting (for others), starting, ready, not ready, restarting (dead, in back-off), done (a step that ends), failed, stopped."""
+    """waiting (for others), starting, ready, not ready, restarting (dead, in back-off), held (not to run), done (a step that ends),
+
+    failed, stopped."""
     pid: int | None = None
     restarts: int = 0
     started_at: float | None = None
@@ -53,9 +55,18 @@ class Supervisor:
     """Runs `processes` until `stop`. Everything but the checks happens in the event loop of the main thread."""
 
     def __init__(
-        self, processes: Sequence[Process], logs_dir: Path, on_failure: Callable[[str], None]
+        self,
+        processes: Sequence[Process],
+        logs_dir: Path,
+        on_failure: Callable[[str], None],
+        held: Sequence[str] = (),
     ) -> None:
         self._levels = levels(processes)
+        self._processes = {process.name: process for process in processes}
+        self._released = {process.name: asyncio.Event() for process in processes}
+        for process in processes:
+            if process.name not in held:
+                self._released[process.name].set()
         self._logs_dir = logs_dir
         self._on_failure = on_failure
         self._names = {process.name for process in processes}
@@ -68,7 +79,7 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        return all(record.state in ("ready", "done") for record in self.records.values())
+        return all(record.state in ("ready", "done", "held") for record in self.records.values())
 
     @property
     def is_stopping(self) -> bool:
@@ -79,6 +90,15 @@ class Supervisor:
             task = asyncio.create_task(self._keep(process), name=process.name)
             task.add_done_callback(self._notice_defect)
             self._tasks[process.name] = task
+
+    async def hold(self, name: str) -> None:
+        """End a process in order, as at the end of the stack, and start it no more until `release`."""
+        self._released[name].clear()
+        await self._terminate(self._processes[name])
+
+    def release(self, name: str) -> None:
+        """Let a process run (again)."""
+        self._released[name].set()
 
     def _notice_defect(self, task: asyncio.Task[None]) -> None:
         """A task that ends with an error of ours must not leave its process unattended in silence."""
@@ -93,22 +113,26 @@ class Supervisor:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _end(self, process: Process) -> None:
-        child = self._children.get(process.name)
         task = self._tasks.get(process.name)
-        if child is None:
-            if task is not None:
-                task.cancel()
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                child.terminate()
-            try:
-                await asyncio.wait_for(child.wait(), process.grace_sec)
-            except TimeoutError:
-                _kill_group(child.pid)
+        if not await self._terminate(process) and task is not None:
+            task.cancel()
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
         if self.records[process.name].state != "done":
             self.records[process.name].state = "stopped"
+
+    async def _terminate(self, process: Process) -> bool:
+        """SIGTERM, and SIGKILL to the group of what outlives its grace period; False if the process does not run."""
+        child = self._children.get(process.name)
+        if child is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            child.terminate()
+        try:
+            await asyncio.wait_for(child.wait(), process.grace_sec)
+        except TimeoutError:
+            _kill_group(child.pid)
+        return True
 
     async def _keep(self, process: Process) -> None:
         record = self.records[process.name]
@@ -117,6 +141,9 @@ class Supervisor:
                 await self._ready[name].wait()
         backoff_sec = 0.0
         while True:
+            if not self._released[process.name].is_set():
+                record.state, backoff_sec = "held", 0.0
+                await self._released[process.name].wait()
             started = time.monotonic()
             code = await self._run_once(process, record)
             if self.is_stopping:
@@ -129,6 +156,8 @@ class Supervisor:
                 record.state = "failed"
                 self._on_failure(f"{process.name} failed: {record.last_error}")
                 return
+            if not self._released[process.name].is_set():
+                continue
             record.state = "restarting"
             backoff_sec = next_backoff(backoff_sec, time.monotonic() - started)
             await asyncio.sleep(backoff_sec)
