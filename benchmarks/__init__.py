@@ -4,4 +4,8 @@ from __future__ import annotations
 
 from cli.commands import Command
 
-BENCHMARKS: dict[str, Command] = {}
+BENCHMARKS: dict[str, Command] = {
+    "throughput": Command(
+        "benchmarks.throughput:command", "Predictions per second from a backlog, beside the limit and peers."
+    ),
+}

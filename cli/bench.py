@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from benchmarks import BENCHMARKS
@@ -11,3 +13,5 @@ from cli.lazy import LazyGroup
 @click.command(cls=LazyGroup, table=BENCHMARKS)
 def bench() -> None:
     """Measure this machine; every result stands beside its peer or its limit. With --json the last line is one object."""
+    # While a stack starts, clients find coordinators that are still loading and try again: no news.
+    logging.getLogger("librdkafka").setLevel(logging.ERROR)

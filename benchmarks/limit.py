@@ -1,0 +1,163 @@
+"""The limit: a loop that reads, sends constant tensors to Triton, and writes constant bytes, exactly once. It decodes and computes nothing.
+
+What it reaches is what Python's Kafka client, Triton and the broker leave for a gateway with these guarantees on this machine. The
+bytes it writes are those that the gateway wrote, with the same keys and headers, and its batches are as large.
+
+`python -m benchmarks.limit FILE`, FILE a msgpack of `Plan`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from confluent_kafka import Message, TopicPartition
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+
+from runtime.headers import Headers
+from runtime.kafka import consumer, gather
+from runtime.settings import load_settings
+from runtime.transactions import TransactionalProducer
+from schemas.tensors import ARTIFACT_PARAMETER, SCORES
+from schemas.topics import ARROW, JSON
+
+GROUP: Final = "bench-limit"
+CHUNK_RECORDS: Final = 8192
+_JSON_HEADERS: Final[Headers] = [("content-type", JSON.encode())]
+_ARROW_HEADERS: Final[Headers] = [("content-type", ARROW.encode())]
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """A constant input of one micro-batch."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    dtype: str
+    data: bytes
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to read, what to ask, what to write."""
+
+    requests: str
+    predictions: str
+    observations: str
+    model: str
+    artifact: str
+    batch_records: int
+    """Records whose rows are one micro-batch."""
+    tensors: list[Tensor]
+    prediction_values: list[bytes]
+    observation_values: list[bytes]
+
+
+def main() -> int:
+    """Run until SIGTERM."""
+    plan = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    Loop(plan).run(stop)
+    return 0
+
+
+class Loop:
+    """Three things at once: a chunk is read, one before it is in Triton, one before that is being committed."""
+
+    def __init__(self, plan: Plan) -> None:
+        settings = load_settings()
+        self._plan = plan
+        ahead: dict[str, Any] = {**gather(wait_ms=10), "queued.min.messages": 50_000}
+        self._consumer = consumer(settings, GROUP, **ahead)
+        self._consumer.subscribe([plan.requests])
+        self._producer = TransactionalProducer(
+            settings, GROUP, **{"delivery.report.only.error": True, "linger.ms": 0.5}
+        )
+        self._triton = InferenceServerClient(settings.triton_grpc_url)
+        self._inputs = [_input(tensor) for tensor in plan.tensors]
+        self._outputs = [InferRequestedOutput(SCORES)]
+        self._parameters = {ARTIFACT_PARAMETER: plan.artifact}
+        self._values = cycle(plan.prediction_values)
+        self._observations = cycle(plan.observation_values)
+        self._committer = ThreadPoolExecutor(1)
+        self._committing: Future[None] | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`."""
+        pending: tuple[list[Message], list[Any]] | None = None
+        while not stop.is_set():
+            messages = self._consumer.consume(1, 0.05) if pending is None else []
+            messages += self._consumer.consume(CHUNK_RECORDS, 0.0)
+            asked = self._ask(messages) if messages else None
+            if pending is not None:
+                self._write(*pending)
+            pending = asked
+        self._wait_committed()
+        self._consumer.close()
+        self._producer.close()
+
+    def _ask(self, messages: list[Message]) -> tuple[list[Message], list[Any]]:
+        calls = []
+        for _ in range(0, len(messages), self._plan.batch_records):
+            answered: Future[Any] = Future()
+            self._triton.async_infer(
+                self._plan.model,
+                self._inputs,
+                _resolver(answered),
+                outputs=self._outputs,
+                parameters=self._parameters,
+            )
+            calls.append(answered)
+        return messages, calls
+
+    def _write(self, messages: Sequence[Message], calls: Sequence[Future[Any]]) -> None:
+        for call in calls:
+            call.result(30).as_numpy(SCORES)
+        self._wait_committed()
+        produce = self._producer.produce
+        predictions, observations = self._plan.predictions, self._plan.observations
+        self._producer.begin()
+        for message, value in zip(messages, islice(self._values, len(messages)), strict=True):
+            produce(predictions, value, message.key(), _JSON_HEADERS, message.partition() or 0)
+        for value in islice(self._observations, len(calls)):
+            produce(observations, value, b"limit", _ARROW_HEADERS)
+        self._producer.poll()
+        newest = {message.partition() or 0: (message.offset() or 0) + 1 for message in messages}
+        places = [
+            TopicPartition(self._plan.requests, partition, offset) for partition, offset in newest.items()
+        ]
+        self._producer.send_offsets(places, self._consumer.consumer_group_metadata())
+        self._committing = self._committer.submit(self._producer.commit)
+
+    def _wait_committed(self) -> None:
+        if self._committing is not None:
+            self._committing.result()
+            self._committing = None
+
+
+def _resolver(answered: Future[Any]) -> Any:
+    def resolve(result: Any, error: Exception | None) -> None:
+        if error is not None:
+            answered.set_exception(error)
+        else:
+            answered.set_result(result)
+
+    return resolve
+
+
+def _input(tensor: Tensor) -> Any:
+    made = InferInput(tensor.name, tensor.shape, tensor.datatype)
+    made.set_data_from_numpy(np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape))
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""How far a stage is, told by what everybody can see: the group's committed offsets, an output topic's end, ClickHouse's count.
+
+A stage is never asked itself, so ours and a peer are measured by the same clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import psutil
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import Consumer, TopicPartition
+
+from benchmarks.load import Backlog
+from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.settings import Settings
+from schemas.errors import UserError
+
+LOOK_EVERY_SEC: Final = 0.02
+
+
+class StageFailed(UserError):
+    """A stage that is measured ended, or did nothing, or not all; the line says which."""
+
+
+class Committed:
+    """Records of a backlog that a group has committed. With transactions that is what read-committed readers see the answers of."""
+
+    def __init__(self, settings: Settings, group: str, backlog: Backlog) -> None:
+        self._client: Consumer = consumer(settings, group)
+        self._backlog = backlog
+
+    def __call__(self) -> int:
+        places = [TopicPartition(self._backlog.topic, p) for p in self._backlog.start]
+        found = self._client.committed(places, timeout=REQUEST_TIMEOUT_SEC)
+        return sum(max(0, place.offset - self._backlog.start[place.partition]) for place in found)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Produced:
+    """Records that were added to a topic since this was made. Only for topics that nobody writes transactions to: markers count too."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._client: Consumer = consumer(settings, "bench-produced")
+        self._places = [
+            TopicPartition(topic, p)
+            for p in self._client.list_topics(topic, timeout=10).topics[topic].partitions
+        ]
+        self._before = 0
+        self._before = self()
+
+    def __call__(self) -> int:
+        highs = (
+            self._client.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SEC, cached=False)[1]
+            for place in self._places
+        )
+        return sum(highs) - self._before
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Visible:
+    """Live observations of a model that ClickHouse shows, since this was made."""
+
+    def __init__(self, client: Client, model: str) -> None:
+        self._client, self._model = client, model
+        self._before = 0
+        self._before = self()
+
+    def __call__(self) -> int:
+        found = self._client.query(
+            "SELECT count() FROM internal.observations WHERE model = {model:String}", {"model": self._model}
+        )
+        return int(found.result_rows[0][0]) - self._before
+
+    def close(self) -> None:
+        """The client belongs to the caller."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage over one backlog, between the moment its first output was seen and the last."""
+
+    rows: int
+    sec: float
+    cpu_sec: Mapping[str, float] = field(default_factory=dict)
+    """CPU of each process in that time."""
+    rss_bytes: Mapping[str, int] = field(default_factory=dict)
+    """The most that each process held."""
+
+    @property
+    def rows_per_sec(self) -> float:
+        return self.rows / self.sec
+
+    def cpu_us_per_row(self, process: str) -> float:
+        return self.cpu_sec[process] / self.rows * 1e6
+
+
+def watch(
+    progress: Callable[[], int], records: int, processes: Mapping[str, int], *, rows_per_record: int = 1,
+    limit_sec: float = 120.0, start_limit_sec: float = 60.0, begun: Callable[[], int] | None = None,
+    alive: Callable[[], None] = lambda: None,
+) -> Run:  # fmt: skip
+    """Follow `progress` until it shows `records`, or for `limit_sec` after the first; `processes` are pids by name.
+
+    `begun` starts the clock where it is not `progress` that does: with the first answer, when rows in ClickHouse are counted. `alive`
+    raises if a process has ended.
+
+    Raises:
+        StageFailed: nothing came within `start_limit_sec`, or no more than the first.
+    """
+    first = begun or progress
+    deadline = time.monotonic() + start_limit_sec
+    while not first():
+        alive()
+        if time.monotonic() > deadline:
+            raise StageFailed(f"nothing was processed within {start_limit_sec:.0f} s")
+        time.sleep(LOOK_EVERY_SEC)
+    handles = {name: psutil.Process(pid) for name, pid in processes.items()}
+    started, before, cpu_before = time.monotonic(), progress(), _cpu_sec(handles)
+    rss: dict[str, int] = {}
+    done, ended = before, started
+    while done < records and ended - started < limit_sec:
+        alive()
+        time.sleep(LOOK_EVERY_SEC)
+        for name, handle in handles.items():
+            rss[name] = max(rss.get(name, 0), handle.memory_info().rss)
+        done = progress()
+        ended = time.monotonic()
+    if done > records:
+        raise StageFailed(f"{records} records were there, and {done} were processed")
+    if done == before:
+        raise StageFailed(f"only {done} of {records} records were processed within {limit_sec:.0f} s")
+    after = _cpu_sec(handles)
+    spent = {name: after[name] - cpu_before[name] for name in handles}
+    return Run((done - before) * rows_per_record, ended - started, spent, rss)
+
+
+def _cpu_sec(handles: Mapping[str, psutil.Process]) -> dict[str, float]:
+    """User and system time of each process and what it has started."""
+    found = {}
+    for name, handle in handles.items():
+        family = [handle, *handle.children(recursive=True)]
+        found[name] = sum(sum(member.cpu_times()[:2]) for member in family)
+    return found
