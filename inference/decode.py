@@ -1,6 +1,5 @@
-"""Request records → columns. One generated msgspec type per model checks types, ranges and categories in C while it parses;
-
-only a record that this refuses is looked at again, slowly, to say what is wrong with it (`inference.explain`).
+"""Request records → columns. One generated msgspec type per model checks types and categories in C while it parses, and ranges are checked
+on columns; only a record that this refuses is looked at again, slowly, to say what is wrong with it (`inference.explain`).
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from features.columns import Columns
-from inference.explain import F32_MAX, I64_MAX, REQUEST_ID_CHARS, explain
+from inference.explain import I64_MAX, REQUEST_ID_CHARS, bounds_of, explain
 from schemas.errors import Rejection
 from schemas.spec import BoolFeature, CategoryFeature, Feature, FloatFeature, IntFeature, ModelSpec
 
-_ENVELOPE_KEY: Final = b'"features"'
 _UNPARSABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -64,32 +62,57 @@ class Decoder:
             forbid_unknown_fields=True, kw_only=True, gc=False,
         )  # fmt: skip
         self._envelope_type: type[Any] = envelope
-        self._bare: Callable[[bytes], Any] = msgspec.json.Decoder(features).decode
-        self._envelope: Callable[[bytes], Any] = msgspec.json.Decoder(envelope).decode
-        self._numbers = _getter(fields[: len(spec.numbers)])
-        self._texts = _getter(fields[len(spec.numbers) :])
+        # No record is both bare and an envelope: `features` is no feature's name, and an envelope needs it.
+        self._forms: list[Callable[[bytes], Any]] = [
+            msgspec.json.Decoder(features).decode,
+            msgspec.json.Decoder(envelope).decode,
+        ]
+        self._numbers = _getter(fields[: len(spec.numbers)], alone=not spec.texts)
+        self._texts = _getter(fields[len(spec.numbers) :], alone=not spec.numbers)
+        self._range = _Range.of(spec)
 
     def decode(self, values: Sequence[bytes | None], refused: Mapping[int, Rejection]) -> Decoded:
         """The rows in `values`, without the records at the indices that were `refused` already."""
         rejections = dict(refused)
-        request_ids: dict[int, str] = {}
-        bare, envelope = self._bare, self._envelope
-        try:
-            if refused:
-                raise _Mixed
-            rows = [bare(value) if _ENVELOPE_KEY not in value else envelope(value) for value in values]  # type: ignore[operator,arg-type]  # a None raises TypeError
-        except (*_UNPARSABLE, TypeError, _Mixed):
+        rows = self._all_alike(values) if not refused else None
+        if rows is None:
             rows = self._one_by_one(values, rejections)
-        envelope_type: type[Any] = self._envelope_type
         accepted = np.arange(len(values))
         if rejections:
             accepted = np.delete(accepted, list(rejections))
-        for place, row in enumerate(rows):
+        request_ids: dict[int, str] = {}
+        envelope_type: type[Any] = self._envelope_type
+        for place, row in enumerate(rows) if envelope_type in set(map(type, rows)) else ():
             if type(row) is envelope_type:
                 if row.request_id:
                     request_ids[int(accepted[place])] = row.request_id
                 rows[place] = row.features
-        return Decoded(self._columns(rows), accepted, rejections, request_ids)
+        numbers = _floats(self._numbers, rows, len(self._spec.numbers))
+        outside = self._range.outside(numbers)
+        if len(outside):
+            for place in outside.tolist():
+                index = int(accepted[place])
+                rejections[index] = explain(
+                    self._spec, values[index] or b"", "not a number that can be served"
+                )
+                rows[place] = None
+            rows = [row for row in rows if row is not None]
+            accepted, numbers = np.delete(accepted, outside), np.delete(numbers, outside, axis=0)
+        texts = ["" if text is None else text for text in self._texts(rows)]
+        columns = Columns(numbers.astype(np.float32), pa.array(texts, pa.string()))
+        return Decoded(columns, accepted, rejections, request_ids)
+
+    def _all_alike(self, values: Sequence[bytes | None]) -> list[Any] | None:
+        """All rows, if all are good and of one form; None otherwise. Which form comes is known after the first batch."""
+        for form in self._forms:
+            try:
+                rows = [form(value) for value in values]  # type: ignore[arg-type]  # a None raises TypeError
+            except (*_UNPARSABLE, TypeError):
+                continue
+            if form is not self._forms[0]:
+                self._forms.reverse()
+            return rows
+        return None
 
     def _one_by_one(self, values: Sequence[bytes | None], rejections: dict[int, Rejection]) -> list[Any]:
         """The rows that can be decoded; adds a rejection for each record that cannot."""
@@ -104,31 +127,42 @@ class Decoder:
         return rows
 
     def _row(self, value: bytes) -> Any:
-        if _ENVELOPE_KEY not in value:
-            return self._bare(value)
+        first, second = self._forms
         try:
-            return self._envelope(value)
+            return first(value)
         except _UNPARSABLE:
-            # "features" may also be a value of a bare request.
-            return self._bare(value)
-
-    def _columns(self, rows: list[Any]) -> Columns:
-        width = len(self._spec.numbers)
-        numbers = _floats(self._numbers, rows, width).astype(np.float32).reshape(len(rows), width)
-        texts = ["" if text is None else text for text in self._texts(rows)]
-        return Columns(numbers, pa.array(texts, pa.string()))
+            return second(value)
 
 
-class _Mixed(Exception):
-    """Some records are refused already: decode one by one."""
+@dataclass(frozen=True, eq=False)
+class _Range:
+    """What each number may be: float64 [width]."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    optional: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> _Range:
+        bounds = [bounds_of(spec.features[name]) for name in spec.numbers]
+        low, high = np.array(bounds, np.float64).reshape(-1, 2).T
+        return cls(
+            low, high, np.array([spec.features[name].missing != "reject" for name in spec.numbers], bool)
+        )
+
+    def outside(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Rows of `numbers` [rows, width] with a number that cannot be served; NaN is missing."""
+        good = (numbers >= self.low) & (numbers <= self.high)
+        if good.all():
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(~(good | (np.isnan(numbers) & self.optional)).all(axis=1))
 
 
 def _field(field: str, feature: Feature) -> tuple[str, Any] | tuple[str, Any, Any]:
     """A struct field that admits exactly what the feature admits."""
     kind: Any
     if isinstance(feature, FloatFeature):
-        low = -F32_MAX if feature.min is None else feature.min
-        kind = Annotated[float, Meta(ge=low, le=F32_MAX if feature.max is None else feature.max)]
+        kind = float  # its range is checked on columns: a quarter of the time in wide rows
     elif isinstance(feature, IntFeature):
         low = -I64_MAX if feature.min is None else feature.min
         kind = Annotated[int, Meta(ge=low, le=I64_MAX if feature.max is None else feature.max)]
@@ -143,10 +177,12 @@ def _field(field: str, feature: Feature) -> tuple[str, Any] | tuple[str, Any, An
     return (field, kind | None, None)
 
 
-def _getter(fields: list[str]) -> Callable[[list[Any]], Iterable[Any]]:
-    """The values of `fields` of all rows, row after row."""
+def _getter(fields: list[str], *, alone: bool) -> Callable[[list[Any]], Iterable[Any]]:
+    """The values of `fields` (`alone`: a row has no others) of all rows, row after row."""
     if not fields:
         return lambda rows: ()
+    if alone:
+        return lambda rows: chain.from_iterable(map(msgspec.structs.astuple, rows))
     get = attrgetter(*fields)
     if len(fields) == 1:
         return lambda rows: map(get, rows)
@@ -155,6 +191,7 @@ def _getter(fields: list[str]) -> Callable[[list[Any]], Iterable[Any]]:
 
 def _floats(get: Callable[[list[Any]], Iterable[Any]], rows: list[Any], width: int) -> NDArray[np.float64]:
     try:
-        return np.fromiter(get(rows), np.float64, len(rows) * width)
+        flat = np.fromiter(get(rows), np.float64, len(rows) * width)
     except TypeError:  # a None: numpy reads it as NaN from a list only
-        return np.array(list(get(rows)), np.float64)
+        flat = np.array(list(get(rows)), np.float64)
+    return flat.reshape(len(rows), width)

@@ -91,7 +91,7 @@ def _feature_problem(path: str, feature: Feature, value: object) -> Rejection | 
     elif isinstance(feature, FloatFeature | IntFeature) and isinstance(value, int | float):
         if not math.isfinite(value) if isinstance(value, float) else abs(value) > F32_MAX:
             return Rejection("not_finite", path, expected, "not a finite number")
-        low, high = _bounds(feature)
+        low, high = bounds_of(feature)
         if not low <= value <= high:
             return Rejection("out_of_range", path, expected, f"found {value!r}")
     return None
@@ -110,12 +110,15 @@ def _is_typed(feature: Feature, value: object) -> bool:
     return isinstance(value, str)
 
 
-def _bounds(feature: FloatFeature | IntFeature) -> tuple[float, float]:
-    limit = F32_MAX if isinstance(feature, FloatFeature) else I64_MAX
-    return (
-        -limit if feature.min is None else feature.min,
-        limit if feature.max is None else feature.max,
-    )
+def bounds_of(feature: Feature) -> tuple[float, float]:
+    """The smallest and the largest number that the feature admits."""
+    if isinstance(feature, FloatFeature | IntFeature):
+        limit = F32_MAX if isinstance(feature, FloatFeature) else I64_MAX
+        return (
+            -limit if feature.min is None else feature.min,
+            limit if feature.max is None else feature.max,
+        )
+    return (0, 1)
 
 
 def expectation(feature: Feature) -> str:
