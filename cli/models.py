@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cli.context import settings as find_settings
 from cli.options import data_option, json_option
+from compose.embedded.running import DEFAULT_MODELS_DIR
 from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
@@ -90,8 +91,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
 @click.option(
     "--models-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("triton_models"),
-    show_default=True,
+    envvar="TIDEMILL_MODELS_DIR",
+    default=DEFAULT_MODELS_DIR,
+    show_default="triton_models",
 )
 @json_option
 def check(model: str, models_dir: Path, as_json: bool) -> None:

@@ -30,7 +30,7 @@ QUERIES = (
 @click.option("--detach", is_flag=True, help="Return when all is ready; `tidemill down` ends the stack.")
 @data_option
 @click.option(
-    "--ports", type=click.Choice(["fixed", "ephemeral"]), default="fixed", show_default=True,
+    "--ports", type=click.Choice(["fixed", "ephemeral"]), envvar="TIDEMILL_PORTS", default="fixed", show_default=True,
     help="fixed: Kafka 9092, ClickHouse 8123, Triton 8000-8002. ephemeral: free ones.",
 )  # fmt: skip
 @json_option

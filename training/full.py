@@ -13,7 +13,7 @@ from features.encode import encode
 from features.segments import segments
 from features.state import fit as fit_state
 from runtime.artifacts import Artifact
-from schemas.errors import UserError
+from schemas.errors import ArtifactError, UserError
 from schemas.events import Evidence, Retrain
 from schemas.spec import ModelSpec, load_spec
 from schemas.tensors import DENSE
@@ -99,7 +99,11 @@ def compare(
         chosen = np.flatnonzero(live)
         comparison = _compared(spec, unseen.take(chosen), found[chosen], None, "live answers")
     else:
-        hosted = load(base, models_dir)
+        try:
+            hosted = load(base, models_dir)
+        except ArtifactError as error:
+            # Its module was changed, say. Refusing its successor for that would leave the model without a way on.
+            return _compared(spec, unseen, found, None, "none") | {"base_error": str(error)}, []
         tensors = encode(hosted.spec, base.features, unseen.columns)
         theirs = scored(hosted.module, hosted.spec, tensors, len(unseen), hosted.temperature)
         comparison = _compared(spec, unseen, found, theirs, "base evaluated now")

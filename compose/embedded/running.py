@@ -22,6 +22,7 @@ from compose.embedded.parts import ROOT, STATE_DIR
 from schemas.errors import UserError
 
 DEFAULT_DATA_DIR = STATE_DIR / "data"
+DEFAULT_MODELS_DIR = ROOT / "triton_models"
 _FLOCK = "hhqqi4x"  # struct flock on Linux x86-64: type, whence, start, length, pid
 
 
@@ -56,8 +57,13 @@ def owner_pid(data_dir: Path) -> int | None:
     return None if kind == fcntl.F_UNLCK else pid
 
 
+def models_dir(environment: Mapping[str, str]) -> Path:
+    """The folder with a folder per model: TIDEMILL_MODELS_DIR, by default the project's own."""
+    return Path(environment.get("TIDEMILL_MODELS_DIR") or DEFAULT_MODELS_DIR).resolve()
+
+
 def description(data_dir: Path) -> dict[str, Any]:
-    """What the supervisor wrote about itself: pid, ports, status_url. Raises `NotRunning`."""
+    """What the supervisor wrote about itself: pid, ports, models, status_url. Raises `NotRunning`."""
     file = run_dir(data_dir) / "supervisor.json"
     if owner_pid(data_dir) is None or not file.exists():
         raise NotRunning(f"no stack runs on {data_dir}; start one with `tidemill up`")
@@ -105,6 +111,7 @@ class Started:
     ) -> None:
         self.data_dir = data_dir.resolve()
         data_dir.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **(environment or {})}
         ours, theirs = socket.socketpair()
         command = [
             sys.executable,
@@ -115,6 +122,8 @@ class Started:
             str(self.data_dir),
             "--ports",
             ports,
+            "--models",
+            str(models_dir(environment)),
         ]
         if services is not None:
             command += ["--services", ",".join(services)]
@@ -123,7 +132,7 @@ class Started:
             self._process = subprocess.Popen(
                 [*command, "--parent-fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=ROOT, env={**os.environ, **(environment or {})},
+                cwd=ROOT, env=environment,
                 start_new_session=True,  # Ctrl-C in the terminal is for us; we end the stack in order
             )  # fmt: skip
         self._socket = ours

@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m compose.embedded.serve")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--ports", choices=("fixed", "ephemeral"), default="fixed")
+    parser.add_argument("--models", type=Path, required=True)
     parser.add_argument(
         "--services", default=",".join(stack.SERVICES), help="comma-separated; empty: infrastructure only"
     )
@@ -56,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     parent = socket.socket(fileno=options.parent_fd)
     try:
+        if not options.models.is_dir():
+            raise UserError(f"{options.models}: no such folder, expected one with a folder per model")
         services = [name for name in options.services.split(",") if name]
-        asyncio.run(serve(options.data.resolve(), options.ports, services, parent))
+        asyncio.run(serve(options.data.resolve(), options.ports, options.models, services, parent))
     except UserError as error:
         tell(parent, {"failed": str(error), "exit_code": error.exit_code})
         print(f"tidemill: {error}", file=sys.stderr)
@@ -65,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def serve(data_dir: Path, ports_mode: str, services: Sequence[str], parent: socket.socket) -> None:
+async def serve(
+    data_dir: Path, ports_mode: str, models_dir: Path, services: Sequence[str], parent: socket.socket
+) -> None:
     """Runs the stack until SIGTERM, SIGINT, the parent's end, or a failure that no restart mends."""
     run_dir(data_dir).mkdir(parents=True, exist_ok=True)
     (data_dir / "logs").mkdir(exist_ok=True)
@@ -83,12 +88,15 @@ async def serve(data_dir: Path, ports_mode: str, services: Sequence[str], parent
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, finish)
         following = loop.create_task(follow_parent(parent, finish))
-        supervisor = Supervisor(stack.processes(data_dir, ports, services), data_dir / "logs", finish)
+        supervisor = Supervisor(
+            stack.processes(data_dir, ports, models_dir, services), data_dir / "logs", finish
+        )
         description = {
             "pid": os.getpid(),
             "data": str(data_dir),
             "started_at": time.time(),
             "ports": asdict(ports),
+            "models": str(models_dir),
         }
         async with status_server(supervisor, description) as url:
             description["status_url"] = url

@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from compose.embedded import running
 from compose.embedded.kafka import Kafka, KafkaProbe
-from compose.embedded.parts import ROOT
 from compose.embedded.ports import HOST, PortTaken, free_ports, is_free, owner
 from compose.embedded.process import NotReady, Process, Start
 from compose.embedded.triton import Triton
-from runtime.settings import Settings
+from runtime.settings import Settings, load_settings
 from schemas.errors import UserError
 
 WRITER = "tidemill"
-MODELS_DIR = ROOT / "triton_models"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Stack:
 
 def running_settings(data_dir: Path = running.DEFAULT_DATA_DIR) -> Settings:
     """The settings of the stack that runs on this folder. Raises `NotRunning`."""
-    return settings(data_dir.resolve(), Ports(**running.description(data_dir)["ports"]))
+    described = running.description(data_dir)
+    return settings(data_dir.resolve(), Ports(**described["ports"]), Path(described["models"]))
 
 
 def choose_ports(mode: str) -> Ports:
@@ -153,9 +154,10 @@ def writer_password_file(data_dir: Path) -> Path:
     return file
 
 
-def settings(data_dir: Path, ports: Ports) -> Settings:
-    """What the services are told, and what a client of this stack needs."""
-    return Settings(
+def settings(data_dir: Path, ports: Ports, models_dir: Path) -> Settings:
+    """What the services are told, and what a client of this stack needs: the environment's settings with the addresses of this stack."""
+    return msgspec.structs.replace(
+        load_settings(),
         kafka_bootstrap=f"{HOST}:{ports.kafka}",
         triton_grpc_url=f"{HOST}:{ports.triton_grpc}",
         triton_http_url=f"http://{HOST}:{ports.triton_http}",
@@ -163,13 +165,13 @@ def settings(data_dir: Path, ports: Ports) -> Settings:
         clickhouse_user=WRITER,
         clickhouse_password=writer_password_file(data_dir).read_text(),
         artifacts_dir=data_dir / "artifacts",
-        models_dir=Path(os.environ.get("TIDEMILL_MODELS_DIR", MODELS_DIR)),
+        models_dir=models_dir,
     )
 
 
-def processes(data_dir: Path, ports: Ports, services: Sequence[str]) -> list[Process]:
+def processes(data_dir: Path, ports: Ports, models_dir: Path, services: Sequence[str]) -> list[Process]:
     """The stack: infrastructure, set-up (topics and migrations), and the named `services`."""
-    common = settings(data_dir, ports)
+    common = settings(data_dir, ports, models_dir)
     environment = {**common.environment(), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return [
         *_infrastructure(data_dir, ports, common),

@@ -250,9 +250,12 @@ class Sink:
         """In a pool's thread: insert, and say how long it took in seconds."""
         started = time.monotonic()
         links = [record.traceparent for record in range_.records if record.traceparent][:MAX_LINKS]
+        # One trace in: its next span. Several: a span of their own, linked to each.
+        parent = links[0] if len(set(links)) == 1 else ""
         with span(
-            self._tracer, "sink insert", links=links, table=table.name, rows=range_.rows, token=range_.token
-        ):
+            self._tracer, "sink insert", parent, [] if parent else links,
+            table=table.name, rows=range_.rows, token=range_.token,
+        ):  # fmt: skip
             new = True
             if retrying:
                 new = insert_if_missing(self._client, table, range_)

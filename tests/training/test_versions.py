@@ -12,7 +12,7 @@ import torch
 from features.encode import encode
 from runtime.artifacts import Artifact, ArtifactStore
 from schemas.artifact import FEATURES, REFERENCE, WEIGHTS
-from schemas.errors import UserError
+from schemas.errors import ArtifactError, UserError
 from tests.training.toys import MODULE, SPEC, first_version, order, rows, write_model
 from training.fit import Step
 from training.full import train_full
@@ -183,6 +183,17 @@ def test_a_major_from_a_file_is_compared_with_the_champion_itself(base: Artifact
     assert trained.report["base_source"] == "base evaluated now"
     assert trained.report["base"]["accuracy"] > 0.9
     assert trained.problems == []
+
+
+def test_a_major_is_trained_though_its_base_belongs_to_code_that_has_changed(
+    base: Artifact, models_dir: Path
+) -> None:
+    write_model(models_dir, SPEC, MODULE + "# changed\n")
+    trained = train_full(models_dir, order("initial", "2.0", base.name), rows(600, seed=4), LINEAGE, base)
+    assert (trained.problems, trained.report["base_source"]) == ([], "none")
+    assert "trained with another module" in trained.report["base_error"]
+    with pytest.raises(ArtifactError, match="trained with another module"):
+        train_update(models_dir, order("update", "1.1", base.name), UpdateRows(rows(60), rows(60)), base)
 
 
 def test_too_few_rows_are_a_mistake(models_dir: Path) -> None:
