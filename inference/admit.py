@@ -10,7 +10,9 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from numpy.typing import NDArray
 
 from inference.explain import REQUEST_ID_CHARS
+from inference.redrive import NONE, Redriven
 from runtime.headers import Headers, pairs, text
+from schemas.dead_letters import Origin
 from schemas.errors import Rejection
 from schemas.identity import MAX_TIMESTAMP_MS
 from schemas.requests import CONTENT_TYPE, JSON_TYPES, TRACEPARENT
@@ -35,10 +37,16 @@ class Admitted:
     """Index → CloudEvents id, where one was given."""
     traceparents: dict[int, str]
     """Index → W3C traceparent, where one was given."""
+    origins: dict[int, Origin]
+    """Index → what a redriven record was; its offset and timestamp above are the origin's."""
+    attempts: NDArray[np.uint8]
 
 
-def admit(spec: ModelSpec, messages: list[Message]) -> Admitted:
-    """Read everything but the values of `messages`, and refuse what cannot be served whatever its value says."""
+def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -> Admitted:
+    """Read everything but the values of `messages`, and refuse what cannot be served whatever its value says.
+
+    A redriven record is told apart by its topic alone: `tidemill-` headers of any other record mean nothing.
+    """
     n = len(messages)
     values = [message.value() for message in messages]
     keys = [message.key() for message in messages]
@@ -46,7 +54,15 @@ def admit(spec: ModelSpec, messages: list[Message]) -> Admitted:
     timestamps = np.fromiter(
         (ms if kind != TIMESTAMP_NOT_AVAILABLE else -1 for kind, ms in stamps), np.int64, n
     )
-    refused: dict[int, Rejection] = {}
+    offsets = np.fromiter((message.offset() for message in messages), np.int64, n)
+    attempts = np.zeros(n, np.uint8)
+    for index, origin in redriven.origins.items():
+        offsets[index], timestamps[index], attempts[index] = (
+            origin.offset,
+            origin.timestamp_ms,
+            origin.attempt,
+        )
+    refused: dict[int, Rejection] = dict(redriven.rejections)
     request_ids: dict[int, str] = {}
     traceparents: dict[int, str] = {}
 
@@ -77,8 +93,8 @@ def admit(spec: ModelSpec, messages: list[Message]) -> Admitted:
         if parent := text(named, TRACEPARENT):
             traceparents[index] = parent
     return Admitted(
-        values, keys, entities(keys), np.fromiter((message.offset() for message in messages), np.int64, n),
-        timestamps, refused, request_ids, traceparents,
+        values, keys, entities(keys), offsets, timestamps, refused, request_ids, traceparents,
+        redriven.origins, attempts,
     )  # fmt: skip
 
 

@@ -88,10 +88,10 @@ class Committer:
         source = f"{assignment.topic}:{partition}".encode()
         for value in output.observations:
             produce(OBSERVATIONS.name, value, source, output.observation_headers)
-        for message, rejection in output.dead_letters:
+        for letter in output.dead_letters:
             produce_dead_letter(
-                self._producer, message, rejection, stage="gateway", model=model.spec.name,
-                topic_id=assignment.topic_id, now_ms=self._clock(),
+                self._producer, letter.message, letter.rejection, stage="gateway", model=model.spec.name,
+                topic_id=assignment.topic_id, now_ms=self._clock(), origin=letter.origin,
             )  # fmt: skip
         self._producer.poll()
 

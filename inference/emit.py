@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,8 +15,9 @@ from inference.admit import Admitted
 from inference.infer import Answer
 from inference.observe import observation_rows, observation_values
 from inference.predict import id_texts, prediction_values
-from inference.progress import Output, Slice
+from inference.progress import DeadLetter, Output, Slice
 from runtime.headers import Headers
+from schemas.dead_letters import Origin
 from schemas.errors import Rejection
 from schemas.identity import prediction_ids
 from schemas.requests import CONTENT_TYPE, TRACEPARENT
@@ -45,9 +46,11 @@ def emit(
     trace_headers: Headers,
 ) -> list[Output]:
     """One output a slice. `rejections` has a line for each record that no live arm answered."""
-    runs = [(piece.assignment.topic_id, piece.assignment.partition, piece.rows) for piece in slices]
+    runs = record_runs(slices, admitted.origins)
     ids = record_ids(admitted, runs)
     values = prediction_values(spec, id_texts(ids), request_ids, accepted, answers, rejections)
+    for record, origin in admitted.origins.items():
+        values[record] = b'%b,"attempt":%d}' % (values[record][:-1], origin.attempt)
     observations, record_of_row = observation_rows(
         spec, admitted, ids, runs, request_ids, accepted, answers, rejections,
         revision=revision, observed_ms=observed_ms,
@@ -72,12 +75,35 @@ def emit(
                 },
                 observations=observation_values(mine),
                 observation_headers=[*ARROW_HEADERS, *trace_headers],
-                dead_letters=[(messages[record], rejection) for record, rejection in refused.items()],
+                dead_letters=[
+                    DeadLetter(messages[record], rejection, admitted.origins.get(record))
+                    for record, rejection in refused.items()
+                ],
                 reasons=Counter(rejection.reason for rejection in refused.values()),
             )
         )
         start = end
     return outputs
+
+
+def record_runs(slices: Sequence[Slice], origins: Mapping[int, Origin]) -> list[Run]:
+    """Where the records lie, or, of a redriven one, where its original lay."""
+    runs: list[Run] = []
+    start = 0
+    for piece in slices:
+        assignment = piece.assignment
+        mine = [origins.get(record) for record in range(start, start + piece.rows)] if origins else []
+        if any(mine):
+            runs += [
+                (assignment.topic_id, assignment.partition, 1)
+                if origin is None
+                else (origin.topic_id, origin.partition, 1)
+                for origin in mine
+            ]
+        else:
+            runs.append((assignment.topic_id, assignment.partition, piece.rows))
+        start += piece.rows
+    return runs
 
 
 def record_ids(admitted: Admitted, runs: Sequence[Run]) -> NDArray[np.void]:

@@ -27,6 +27,7 @@ from inference.emit import emit
 from inference.infer import Inference
 from inference.model import Model
 from inference.progress import Assignment, Progress, Slice
+from inference.redrive import redriven
 from inference.router import route_rows
 from inference.routes import Routes
 from inference.source import Source
@@ -71,7 +72,9 @@ class Gateway:
         self._clock = clock
         self._tracer = telemetry.tracing(settings, "gateway")
         models = [Model(spec) for spec in specs.values()]
-        self._models = {model.requests: model for model in models}
+        self._served = models
+        self._models = {topic: model for model in models for topic in (model.requests, model.redrives)}
+        """By topic: what operators send again is served like what producers send."""
         self._triton = Triton(settings.triton_grpc_url)
         self._routes = Routes(settings, health, self._triton, {model.spec.name: model for model in models})
         self._inference = Inference(self._triton, health, self._tracer)
@@ -93,11 +96,7 @@ class Gateway:
                     group.create_task(self._routes.follow()),
                     group.create_task(self._commit()),
                     group.create_task(self._report()),
-                    *(
-                        group.create_task(self._work(model))
-                        for model in self._models.values()
-                        for _ in range(WORKERS)
-                    ),
+                    *(group.create_task(self._work(model)) for model in self._served for _ in range(WORKERS)),
                 ]
                 await self._poll(stop)
                 await self._drain()
@@ -127,7 +126,7 @@ class Gateway:
         """Topics not to be read now. A model that is full is given a moment first: a pause costs what was fetched ahead."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FULL_SEC):
-                while any(self._is_full(model) for model in self._models.values() if not model.away):
+                while any(self._is_full(model) for model in self._served if not model.away):
                     self._committed.clear()
                     await self._committed.wait()
         return {
@@ -137,7 +136,7 @@ class Gateway:
         }
 
     def _is_full(self, model: Model) -> bool:
-        rows, size_bytes = self._progress.held(model.requests)
+        rows, size_bytes = self._progress.held(model.requests, model.redrives)
         return rows >= HELD_ROWS or size_bytes >= HELD_BYTES
 
     # ------------------------------------------------------- decode → admit → route → encode → infer → emit
@@ -161,7 +160,7 @@ class Gateway:
         messages = batch[0][1] if len(batch) == 1 else [message for _, run in batch for message in run]
         telemetry.histogram("tidemill_batch_rows").labels(spec.name).observe(len(messages))
 
-        admitted = admit(spec, messages)
+        admitted = admit(spec, messages, redriven(spec.name, batch))
         decoded = model.decoder.decode(admitted.values, admitted.rejections)
         rejections, accepted = decoded.rejections, decoded.accepted
         parents = list(dict.fromkeys(admitted.traceparents.values()))
@@ -256,7 +255,7 @@ class Gateway:
                     stage.lag_records for name, stage in stages.items() if name.rpartition(":")[0] == topic
                 )
                 telemetry.gauge("tidemill_lag_records").labels("gateway", topic).set(lag)
-            routed = all(model.route is not None and not model.away for model in self._models.values())
+            routed = all(model.route is not None and not model.away for model in self._served)
             self._health.set_ready(routed and self._source.joined)
             if tick % CARE_EVERY == CARE_EVERY - 1:
                 await self._care()

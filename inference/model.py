@@ -14,7 +14,7 @@ from inference.decode import Decoder
 from inference.progress import Assignment, Progress, Slice
 from inference.router import Route
 from schemas.spec import ModelSpec
-from schemas.topics import PREDICTIONS, REQUESTS
+from schemas.topics import PREDICTIONS, REDRIVES, REQUESTS
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
 """Request bytes in a micro-batch, about; large texts make smaller batches."""
@@ -34,6 +34,7 @@ class Model:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.requests = REQUESTS.for_model(spec.name)
+        self.redrives = REDRIVES.for_model(spec.name)
         self.predictions = PREDICTIONS.for_model(spec.name)
         self.decoder = Decoder(spec)
         self.route: Route | None = None

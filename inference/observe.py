@@ -49,6 +49,7 @@ def observation_rows(
         partitions=np.repeat(np.array([partition for _, partition, _ in runs], np.int32), lengths),
         offsets=admitted.offsets,
         requested_ms=np.clip(admitted.timestamps_ms, 0, DATE_TIME_64_MAX_MS),
+        attempts=admitted.attempts,
         trace_ids=None
         if not admitted.traceparents
         else [trace_id(admitted.traceparents.get(i, "")) for i in range(len(ids))],
@@ -82,6 +83,7 @@ class _OfRecord:
     partitions: NDArray[np.int32]
     offsets: NDArray[np.int64]
     requested_ms: NDArray[np.int64]
+    attempts: NDArray[np.uint8]
     trace_ids: list[str] | None
 
     def columns(self, which: NDArray[np.int64]) -> dict[str, pa.Array]:
@@ -97,6 +99,7 @@ class _OfRecord:
             "row": pa.array(np.zeros(len(which), np.int32)),
             "requested_at": pa.array(self.requested_ms[which]).cast(MS),
             "trace_id": _strings(self.trace_ids, chosen, len(which)),
+            "attempt": pa.array(self.attempts[which]),
         }
 
 

@@ -10,10 +10,12 @@ import threading
 import uuid
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from confluent_kafka import Message
 
 from runtime.headers import Headers
+from schemas.dead_letters import Origin
 from schemas.errors import Rejection
 
 Place = tuple[str, int]
@@ -40,6 +42,15 @@ class Assignment:
     ended: bool = False
 
 
+class DeadLetter(NamedTuple):
+    """A record that will never be served."""
+
+    message: Message
+    rejection: Rejection
+    origin: Origin | None = None
+    """What it was, if it is a redriven record."""
+
+
 @dataclass(frozen=True, eq=False)
 class Output:
     """Everything that a slice leaves behind, in the order of its offsets."""
@@ -52,7 +63,7 @@ class Output:
     observations: list[bytes]
     """Arrow IPC streams."""
     observation_headers: Headers
-    dead_letters: list[tuple[Message, Rejection]]
+    dead_letters: list[DeadLetter]
     reasons: Counter[str]
     """Rejections by reason."""
 
@@ -164,8 +175,8 @@ class Progress:
         with self._lock:
             return list(self._assignments.values())
 
-    def held(self, topic: str) -> tuple[int, int]:
-        """(rows, bytes) of a topic in memory."""
+    def held(self, *topics: str) -> tuple[int, int]:
+        """(rows, bytes) of `topics` in memory."""
         with self._lock:
-            mine = [assignment for (name, _), assignment in self._assignments.items() if name == topic]
+            mine = [assignment for (name, _), assignment in self._assignments.items() if name in topics]
         return sum(a.held_rows for a in mine), sum(a.held_bytes for a in mine)

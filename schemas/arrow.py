@@ -50,6 +50,7 @@ OBSERVATION_COLUMNS: Final = (
     Column("segments", STRINGS, "Array(LowCardinality(String))", "Segments of the row that the spec declares, feature=value"),
     Column("infer_ms", pa.float32(), "Float32", "How long Triton took for the micro-batch"),
     Column("trace_id", pa.string(), "String", "W3C trace id of the request, empty if it carried none"),
+    Column("attempt", pa.uint8(), "UInt8", "0 for an ordinary request, n for its n-th redrive"),
 )  # fmt: skip
 
 OUTCOME_COLUMNS: Final = (

@@ -18,6 +18,7 @@ from schemas.events import (
     Alert,
     Candidate,
     Command,
+    DeadLetterDecision,
     DriftEvidence,
     InputPartial,
     LossPartial,
@@ -34,6 +35,7 @@ from schemas.topics import (  # fmt: skip
     ARROW,
     CANDIDATES,
     DAY_MS,
+    DEAD_LETTER_DECISIONS,
     DRIFT,
     FEEDBACK,
     METRICS,
@@ -65,6 +67,7 @@ MESSAGES: Final[dict[str, tuple[type[msgspec.Struct], ...]]] = {
     CANDIDATES.name: (Candidate,),
     ROLLOUTS.name: (Rollout,),
     ROUTES.name: (RouteTable,),
+    DEAD_LETTER_DECISIONS.name: (DeadLetterDecision,),
 }
 BATCHES: Final[dict[str, tuple[Column, ...]]] = {
     OBSERVATIONS.name: OBSERVATION_COLUMNS,
@@ -146,13 +149,15 @@ def page() -> str:
     lines += [
         "## `dead-letters`: headers",
         "",
-        "The value, the key and all other headers are the original's.",
+        "The value, the key and all headers before these are the original's. These stand last, each once, in this order:",
         "",
-    ]
-    lines += [
-        f"- `{value}`"
-        for name, value in vars(dead_letters).items()
-        if name.isupper() and name != "PREFIX" and isinstance(value, str)
+        *(f"- `{name}`" for name in dead_letters.DEAD_LETTER_HEADERS),
+        "",
+        "## `redrives.<model>`, `feedback_redrives.<model>`: headers",
+        "",
+        "As above, but only those of the origin. On any other topic they mean nothing.",
+        "",
+        *(f"- `{name}`" for name in dead_letters.ORIGIN_HEADERS),
     ]
     return "\n".join(lines) + "\n"
 

@@ -20,6 +20,7 @@ Stage: TypeAlias = Literal["empty", "steady", "shadow", "approval"]
 Action: TypeAlias = Literal[
     "introduce",   # the first version goes live
     "promote_update", "promote_major", "start_shadow", "await_approval", "refuse", "revert", "rollback", "freeze", "unfreeze",
+    "pass",        # what was sent up to now may be rejected without limit
 ]  # fmt: skip
 
 
@@ -145,7 +146,7 @@ class Alert(Event, frozen=True, kw_only=True):
 class Command(Event, frozen=True, kw_only=True):
     """A person's order to the control room."""
 
-    action: Literal["freeze", "unfreeze", "rollback", "approve", "reject", "retrain"]
+    action: Literal["freeze", "unfreeze", "rollback", "approve", "reject", "retrain", "pass"]
     version: str = ""
     by: str = ""
     reason: str = ""
@@ -216,6 +217,8 @@ class RouteTable(Event, frozen=True, kw_only=True):
     """Artifact that a rollback returns to."""
     retained: list[str] = []
     """Artifacts that must stay in the store and loaded though no arm names them."""
+    rejections_pass_until_ms: int = 0
+    """Requests with a timestamp up to this are rejected without limit: they count for no halt."""
 
 
 class Rollout(Event, frozen=True, kw_only=True):
@@ -229,3 +232,23 @@ class Rollout(Event, frozen=True, kw_only=True):
     reason: str
     by: str = "controller"
     evidence: Evidence
+
+
+class DeadLetterDecision(Event, frozen=True, kw_only=True):
+    """What an operator did with one dead letter; written in one transaction with the redriven record. A dead letter is decided on once."""
+
+    action: Literal["redriven", "discarded"]
+    stage: str
+    reason: str
+    """Why the record died."""
+    dead_letter_topic_id: str
+    dead_letter_partition: int
+    dead_letter_offset: int
+    source_topic: str
+    source_topic_id: str
+    source_partition: int
+    source_offset: int
+    attempt: int
+    """The attempt that died; its redrive is the next."""
+    by: str = ""
+    comment: str = ""

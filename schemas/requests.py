@@ -20,6 +20,7 @@ Reason: TypeAlias = Literal[
     "oversized",
     "bad_timestamp",            # outside 48 bits: no prediction id can be made of it
     "bad_envelope",
+    "bad_origin",               # a record in redrives.<model> that does not say where its original lay
     "wrong_model",
     "missing_field",
     "unknown_field",
@@ -68,3 +69,5 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     scores: dict[str, float] = {}
     """Probability per class."""
     rejected: Rejected | None = None
+    attempt: int = 0
+    """0 for an ordinary request; n for its n-th redrive, which has the same prediction id."""

@@ -100,6 +100,17 @@ class Serve(_Table, frozen=True):
     """Partitions of this model's requests, predictions and feedback."""
 
 
+class DeadLetters(_Table, frozen=True):
+    """When a partition halts instead of dead-lettering on: so much at once is rather our fault than the producers'."""
+
+    halt_after_consecutive: NonNegative = 500
+    """Rejected rows in a row, at which a partition halts; 0: no limit."""
+    halt_ratio: Fraction = 0.5
+    """Share of rejected rows in the window, above which a partition halts; 1: no limit."""
+    halt_window_rows: Positive = 2000
+    """Newest rows of a partition that the share is taken of; fewer are not judged by it."""
+
+
 class Feedback(_Table, frozen=True):
     """What is known of the labels."""
 
@@ -194,6 +205,7 @@ class ModelSpec(_Table, frozen=True):
     classes: tuple[str, ...] = ()
     description: str = ""
     serve: Serve = Serve()
+    dead_letters: DeadLetters = DeadLetters()
     feedback: Feedback = Feedback()
     monitor: Monitor = Monitor()
     train: Train = Train()

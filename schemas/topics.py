@@ -66,6 +66,17 @@ FEEDBACK: Final = Topic(
     media_type="application/json", written_by="producers", read_by=("labels", "sink"),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, personal=True,
 )  # fmt: skip
+REDRIVES: Final = Topic(
+    name="redrives", per_model=True, key="the original's key, same partition", value="the original request, plus headers that say where it lay",
+    media_type="application/octet-stream", written_by="operators (dead-letters redrive)", read_by=("gateway",),
+    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES, personal=True,
+)  # fmt: skip
+FEEDBACK_REDRIVES: Final = Topic(
+    name="feedback_redrives", per_model=True, key="the original's key, same partition",
+    value="the original feedback, plus headers that say where it lay",
+    media_type="application/octet-stream", written_by="operators (dead-letters redrive)", read_by=("labels", "sink"),
+    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES, personal=True,
+)  # fmt: skip
 OBSERVATIONS: Final = Topic(
     name="observations", key="source topic and partition", value="one micro-batch, many rows",
     media_type="application/vnd.apache.arrow.stream", written_by="gateway", read_by=("sink", "worker"),
@@ -93,11 +104,11 @@ DRIFT: Final = Topic(
 )  # fmt: skip
 ALERTS: Final = Topic(
     name="alerts", key="model", value="evidence that crossed its threshold",
-    media_type="application/json", written_by="worker (merge), sink", read_by=("sink", "control"),
+    media_type="application/json", written_by="worker (merge), gateway, sink", read_by=("sink", "control"),
     partitions=DEFAULT_PARTITIONS, retention_ms=30 * DAY_MS,
 )  # fmt: skip
 COMMANDS: Final = Topic(
-    name="commands", key="model", value="a person's order: freeze, unfreeze, rollback, approve, reject, retrain",
+    name="commands", key="model", value="a person's order: freeze, unfreeze, rollback, approve, reject, retrain, pass",
     media_type="application/json", written_by="people", read_by=("control",),
     partitions=1, retention_ms=None,
 )  # fmt: skip
@@ -126,6 +137,11 @@ DEAD_LETTERS: Final = Topic(
     media_type="application/octet-stream", written_by="any stage", read_by=("redrive", "sink"),
     partitions=DEFAULT_PARTITIONS, retention_ms=3 * DAY_MS, max_message_bytes=OBSERVATION_BYTES, personal=True,
 )  # fmt: skip
+DEAD_LETTER_DECISIONS: Final = Topic(
+    name="dead_letter_decisions", key="the decision's event id", value="what an operator did with a dead letter: redriven or discarded",
+    media_type="application/json", written_by="operators (dead-letters redrive, discard)", read_by=("redrive", "sink"),
+    partitions=1, retention_ms=30 * DAY_MS,
+)  # fmt: skip
 STATE: Final = Topic(
     name="state", key="owner and source partition", value="a stage's state with the offsets it covers",
     media_type="application/octet-stream", written_by="labels, worker, control",
@@ -135,8 +151,8 @@ STATE: Final = Topic(
 
 TOPICS: Final = (
     # `predictions` stands before `requests`: a request must never find its answer's topic missing.
-    PREDICTIONS, REQUESTS, FEEDBACK, OBSERVATIONS, OUTCOMES, PARTIALS, METRICS, DRIFT, ALERTS,
-    COMMANDS, RETRAINS, CANDIDATES, ROLLOUTS, ROUTES, DEAD_LETTERS, STATE,
+    PREDICTIONS, REQUESTS, REDRIVES, FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, OUTCOMES, PARTIALS, METRICS, DRIFT, ALERTS,
+    COMMANDS, RETRAINS, CANDIDATES, ROLLOUTS, ROUTES, DEAD_LETTERS, DEAD_LETTER_DECISIONS, STATE,
 )  # fmt: skip
 
 

@@ -67,15 +67,19 @@ def add_all(into: dict[WindowKey, Sums], found: dict[WindowKey, Sums]) -> None:
 
 
 def observation_sums(batch: pa.RecordBatch, window_ms: int) -> dict[WindowKey, Sums]:
-    """Sums of a batch of `schemas.arrow.OBSERVATIONS` of one model: rows, rejections, time from request to scores."""
+    """Sums of a batch of `schemas.arrow.OBSERVATIONS` of one model: rows, rejections, time from request to scores.
+
+    A redriven row counts as a row of its request's window, but not in the time: it is as long as the operator was.
+    """
     groups = _groups(batch, window_ms)
     take = groups.row_of
     answered = (pc.equal(batch["status"], "answered")).to_numpy(zero_copy_only=False)[take]
+    first = answered & (batch["attempt"].to_numpy() == 0)[take]
     latency = (_ms(batch["observed_at"]) - _ms(batch["requested_at"]))[take]
     rows = np.bincount(groups.group_of, minlength=len(groups.keys))
     rejected = np.bincount(groups.group_of[~answered], minlength=len(groups.keys))
     latencies = _tables(
-        groups.group_of[answered], bin_of(latency[answered], LATENCY_EDGES_MS), len(groups.keys), LATENCY_BINS
+        groups.group_of[first], bin_of(latency[first], LATENCY_EDGES_MS), len(groups.keys), LATENCY_BINS
     )
     return {
         key: Sums(rows=int(rows[i]), rejected=int(rejected[i]), latency_ms=latencies[i])

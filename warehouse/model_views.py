@@ -46,7 +46,7 @@ def model_view(spec: ModelSpec) -> str:
 ) AS
 SELECT
 {selected}
-FROM (SELECT * FROM internal.observations WHERE model = {_quoted(spec.name)} AND role = 'live' AND status = 'answered') AS p
+FROM (SELECT * FROM default.predictions WHERE model = {_quoted(spec.name)} AND status = 'answered') AS p
 LEFT JOIN (
     SELECT prediction_id, if(truth = '', toString(truth_value), toString(truth)) AS truth_text, correct, revision + 1 AS revision_plus_one
     FROM internal.outcomes FINAL

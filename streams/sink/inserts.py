@@ -6,7 +6,7 @@ What it asks depends on the table:
 * A ReplacingMergeTree needs no question. A row inserted twice has the same key and replaces itself for every reader (FINAL); and a
   count could mislead, since a row that a newer revision replaced is gone after a merge.
 * `observations` rows carry the coordinates of their *request*, not of the record that brought them, so offsets cannot identify a range. Its rows
-  can: (prediction id, arm) is unique. They are sent along as an external table. The tables that materialized views
+  can: (prediction id, attempt, arm) is unique. They are sent along as an external table. The tables that materialized views
   fill are counted too: ClickHouse commits a table's part before its views', and a crash between them leaves observations that no label can find.
   A repeat with the same token then skips the table and fills the view (tried).
 * `dead_letters` rows carry their own record's coordinates: a count of the offsets is exact.
@@ -99,9 +99,11 @@ def _wrong(counts: list[Count]) -> list[Count]:
 
 def count_observations(client: Client, range_: Range) -> list[Count]:
     """The range's rows in the table and in those that its views fill."""
-    columns = ["prediction_id", "arm", "model", "requested_at", "status", "role", "request_id"]
+    columns = ["prediction_id", "attempt", "arm", "model", "requested_at", "status", "role", "request_id"]
     batches = [
-        pa.Table.from_batches([record.payload]).select(columns) for record in range_.records if record.rows
+        _with_attempt(pa.Table.from_batches([record.payload])).select(columns)
+        for record in range_.records
+        if record.rows
     ]
     rows = pa.concat_tables(batches)
     answered = pc.equal(rows["status"], "answered")
@@ -114,20 +116,21 @@ def count_observations(client: Client, range_: Range) -> list[Count]:
         SELECT
             (SELECT count() FROM internal.observations
              WHERE model IN {models:Array(String)} AND requested_at BETWEEN oldest AND newest
-               AND (prediction_id, arm) IN (SELECT prediction_id, arm FROM range)),
+               AND (prediction_id, attempt, arm) IN (SELECT prediction_id, attempt, arm FROM range)),
             (SELECT count() FROM internal.prediction_lookup
-             WHERE (prediction_id, arm) IN (SELECT prediction_id, arm FROM range WHERE status = 'answered')),
+             WHERE (prediction_id, attempt, arm) IN (SELECT prediction_id, attempt, arm FROM range WHERE status = 'answered')),
             (SELECT count() FROM internal.request_lookup
              WHERE model IN {models:Array(String)}
                AND request_id IN (SELECT request_id FROM range WHERE role = 'live' AND status = 'answered' AND request_id != '')
-               AND prediction_id IN (SELECT prediction_id FROM range WHERE role = 'live' AND status = 'answered' AND request_id != ''))
+               AND (prediction_id, attempt) IN (
+                   SELECT prediction_id, attempt FROM range WHERE role = 'live' AND status = 'answered' AND request_id != ''))
         """,
         {"oldest": times["min"], "newest": times["max"], "models": pc.unique(rows["model"]).to_pylist()},
         ExternalData(
             file_name="range",
-            data=_stream(rows.select(["prediction_id", "arm", "status", "role", "request_id"])),
+            data=_stream(rows.select(["prediction_id", "attempt", "arm", "status", "role", "request_id"])),
             fmt="ArrowStream",
-            structure="prediction_id UUID, arm String, status String, role String, request_id String",
+            structure="prediction_id UUID, attempt UInt8, arm String, status String, role String, request_id String",
         ),
     )
     return [
@@ -135,6 +138,13 @@ def count_observations(client: Client, range_: Range) -> list[Count]:
         Count("internal.prediction_lookup", found[1], pc.sum(answered).as_py() or 0),
         Count("internal.request_lookup", found[2], pc.sum(named).as_py() or 0),
     ]
+
+
+def _with_attempt(rows: pa.Table) -> pa.Table:
+    """An earlier release knew no attempts: its rows are 0, as in ClickHouse."""
+    if "attempt" in rows.column_names:
+        return rows
+    return rows.append_column("attempt", pa.repeat(pa.scalar(0, pa.uint8()), len(rows)))
 
 
 def count_dead_letters(client: Client, range_: Range) -> list[Count]:

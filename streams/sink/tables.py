@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Message
 
-from runtime.headers import pairs, text
+from runtime.dead_letters import redriven_from, split
+from runtime.headers import pairs
 from schemas import dead_letters as names
 from schemas import topics
 from schemas.arrow import decode_batch
@@ -74,6 +75,7 @@ def targets(specs: dict[str, ModelSpec]) -> dict[str, tuple[Table, ModelSpec | N
         found[topic.name] = (table, None)
     for name, spec in specs.items():
         found[topics.FEEDBACK.for_model(name)] = (FEEDBACK, spec)
+        found[topics.FEEDBACK_REDRIVES.for_model(name)] = (FEEDBACK, spec)
     return found
 
 
@@ -143,9 +145,9 @@ def _feedback(message: Message, source: Source) -> Rows:
         raise TypeError("feedback without a model's spec")
     try:
         feedback = decode_feedback(message.value() or b"", source.spec)
+        received_at_ms = _received_at_ms(message, source.spec.name)
     except Rejection:
         return NO_ROWS
-    received_at_ms = message.timestamp()[1]
     row = {
         "model": source.spec.name,
         "feedback_id": feedback.feedback_id,
@@ -163,6 +165,13 @@ def _feedback(message: Message, source: Source) -> Rows:
     return Rows(1, msgspec.json.encode(row))
 
 
+def _received_at_ms(message: Message, model: str) -> int:
+    """The record's timestamp; of a redriven one the original's."""
+    if message.topic() != topics.FEEDBACK_REDRIVES.for_model(model):
+        return int(message.timestamp()[1])
+    return redriven_from(message, topics.FEEDBACK.for_model(model)).timestamp_ms
+
+
 def _said(value: str | float | bool) -> str:
     """
     >>> _said(4.0), _said(0.25), _said(True), _said("up")
@@ -176,11 +185,12 @@ def _said(value: str | float | bool) -> str:
 
 def _dead_letter(message: Message, source: Source) -> Rows:
     """Reason and coordinates only: the original, which may hold personal data, stays in its topic."""
-    headers = pairs(message.headers())
+    _, ours = split(pairs(message.headers()), names.DEAD_LETTER_HEADERS)
     row = {
-        **{column: text(headers, name) for column, name in _DEAD_LETTER_TEXTS.items()},
-        **{column: _number(text(headers, name)) for column, name in _DEAD_LETTER_NUMBERS.items()},
-        "source_topic_id": _uuid_text(text(headers, names.TOPIC_ID)),
+        **{column: ours.get(name, "") for column, name in _DEAD_LETTER_TEXTS.items()},
+        **{column: _number(ours.get(name, "")) for column, name in _DEAD_LETTER_NUMBERS.items()},
+        "source_topic_id": _uuid_text(ours.get(names.TOPIC_ID, "")),
+        "attempt": min(max(_number(ours.get(names.ATTEMPT, "0")), 0), names.MAX_ATTEMPT),
         "size_bytes": len(message.value() or b""),
         **_coordinates(message, source),
     }
@@ -239,4 +249,5 @@ FEEDBACK: Final = Table("internal.feedback", "JSONEachRow", _feedback, _lines)
 DEAD_LETTERS: Final = Table("internal.dead_letters", "JSONEachRow", _dead_letter, _lines, idempotent=False)
 _EVENT_TOPICS: Final = (
     topics.METRICS, topics.DRIFT, topics.ALERTS, topics.RETRAINS, topics.CANDIDATES, topics.ROLLOUTS, topics.ROUTES,
+    topics.DEAD_LETTER_DECISIONS,
 )  # fmt: skip

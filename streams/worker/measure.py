@@ -25,7 +25,7 @@ NAME: Final = "measure"
 GATHER_ROWS: Final = 4096
 _KEY: Final = frozenset({"model", "requested_at", "role", "arm", "version", "segments", "scores"})
 READS: Final = {
-    OBSERVATIONS.name: _KEY | {"status", "observed_at", "numbers", "texts"},
+    OBSERVATIONS.name: _KEY | {"status", "observed_at", "numbers", "texts", "attempt"},
     OUTCOMES.name: _KEY | {
         "revision", "truth", "previous_truth", "label", "correct", "loss", "previous_loss", "brier", "previous_brier",
         "labeled_at",
@@ -64,6 +64,9 @@ class Measure:
             # Written by our own gateway or not at all; the sink halts on it and keeps it.
             log.error("%s: a record that is no Arrow stream is not measured: %s", self._source, error)
             return
+        if self._observations and "attempt" not in batch.schema.names:
+            # Written by a release that knew no redrives.
+            batch = batch.append_column("attempt", pa.repeat(pa.scalar(0, pa.uint8()), len(batch)))
         absent = self._columns.difference(batch.schema.names)
         if absent:
             log.error("%s: a batch is not measured, it lacks %s", self._source, ", ".join(sorted(absent)))

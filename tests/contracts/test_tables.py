@@ -8,19 +8,31 @@ import msgspec
 import pytest
 
 from schemas.arrow import OBSERVATION_COLUMNS, OUTCOME_COLUMNS, Column
-from schemas.events import Alert, Candidate, DriftEvidence, Retrain, Rollout, RouteTable, WindowMetrics
+from schemas.events import (
+    Alert,
+    Candidate,
+    DeadLetterDecision,
+    DriftEvidence,
+    Retrain,
+    Rollout,
+    RouteTable,
+    WindowMetrics,
+)
 from warehouse.migrate import migrations
 
 SQL = "\n".join(migration.text for migration in migrations())
 GUESSED = (
     "predictions", "shadow_predictions", "feedback", "labels", "outcomes", "metrics", "drift", "alerts", "retrains", "candidates",
-    "rollouts", "dead_letters",
+    "rollouts", "dead_letters", "dead_letter_decisions", "routes",
 )  # fmt: skip
 
 
 def columns_of(statement: str) -> dict[str, tuple[str, str]]:
-    """Column → (type, comment) of the one CREATE statement that starts with `statement`."""
-    body = SQL.split(statement + " (\n", 1)[1].split("\n)", 1)[0]
+    """Column → (type, comment) of the last CREATE statement that starts with `statement`, and of what was added to its table since."""
+    body = SQL.rsplit(statement + " (\n", 1)[1].split("\n)", 1)[0]
+    table = statement.rpartition(" ")[2]
+    added = re.findall(rf"^ALTER TABLE {re.escape(table)} ADD COLUMN IF NOT EXISTS (.+);$", SQL, re.MULTILINE)
+    body = "\n".join([body, *(f"    {column}" for column in added)])
     found = {}
     for line in body.splitlines():
         match = re.fullmatch(r"    `(\w+)` (.+?) COMMENT '(.*)',?", line)
@@ -42,7 +54,7 @@ def test_arrow_columns_are_the_tables_columns(table: str, columns: tuple[Column,
     ("table", "event"),
     [
         ("metrics", WindowMetrics), ("drift", DriftEvidence), ("alerts", Alert), ("retrains", Retrain),
-        ("candidates", Candidate), ("rollouts", Rollout), ("routes", RouteTable),
+        ("candidates", Candidate), ("rollouts", Rollout), ("routes", RouteTable), ("dead_letter_decisions", DeadLetterDecision),
     ],
 )  # fmt: skip
 def test_event_fields_are_the_tables_columns(table: str, event: type[msgspec.Struct]) -> None:

@@ -116,6 +116,7 @@ def observations(
         "segments": unless([[f"kind={row[0]}"] for row in rows.texts], []),
         "infer_ms": np.full(n, 1.5, np.float32),
         "trace_id": [""] * n,
+        "attempt": [0] * n,
     }
     return _batch(columns, OBSERVATIONS)
 
