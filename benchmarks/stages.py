@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from confluent_kafka import TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
+from benchmarks.load import Backlog
 from benchmarks.meter import StageFailed
 from benchmarks.subject import write_models
 from compose.embedded.parts import ROOT
 from compose.embedded.ports import HOST, free_ports
 from compose.embedded.process import last_error
 from compose.embedded.stack import SERVICES, Stack
-from runtime.kafka import admin
+from runtime.kafka import admin, consumer
 from runtime.settings import Settings
 
 GRACE_SEC: Final = 20.0
@@ -157,3 +159,13 @@ def running(*processes: Running) -> Iterator[None]:
     finally:
         for process in reversed(processes):
             process.end()
+
+
+def start_group(at: Bench, group: str, backlog: Backlog) -> None:
+    """Let a group begin at the backlog's start."""
+    client = consumer(at.settings, group)
+    client.commit(
+        offsets=[TopicPartition(backlog.topic, p, offset) for p, offset in backlog.start.items()],
+        asynchronous=False,
+    )
+    client.close()

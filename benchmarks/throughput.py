@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -17,14 +18,14 @@ import msgspec
 import numpy as np
 from confluent_kafka import TopicPartition
 
-from benchmarks import peers
+from benchmarks import peering
 from benchmarks.deploy import deploy, sample
 from benchmarks.limit import GROUP as LIMIT_GROUP
 from benchmarks.limit import Plan, Tensor
 from benchmarks.load import FORMATS, Backlog, Bodies, Format, bodies, produce_backlog, request_topic
 from benchmarks.meter import Committed, Run, StageFailed, Visible, watch
 from benchmarks.report import Line, Result, median, progress, ratio, show
-from benchmarks.stages import Bench, Running, Service, bench, running
+from benchmarks.stages import Bench, Running, Service, bench, running, start_group
 from benchmarks.subject import SUBJECTS
 from features.encode import encode
 from inference.source import GROUP as GATEWAY_GROUP
@@ -127,10 +128,7 @@ def measure(
         artifact = deploy(at.settings, subject, seed=seed)
         pool = bodies(spec, kind, seed)
         at.create_topics([LIMIT_PREDICTIONS, LIMIT_OBSERVATIONS])
-        chosen = peers.available(missing) if with_peers and stage != "end-to-end" else []
-        if chosen and (subject, kind) != ("floats_8", "json"):
-            missing |= {peer.name: "peers are measured on 8 floats as JSON only" for peer in chosen}
-            chosen = []
+        python = _peers_python(subject, kind, missing) if with_peers and stage != "end-to-end" else None
         progress("warming: the broker's compiler needs some hundred thousand records")
         _alone(at, spec, pool, min(rows, WARM_ROWS[subject]), gateways, Turns())
         for turn in range(turns):
@@ -138,12 +136,8 @@ def measure(
             if stage != "end-to-end":
                 backlog = _alone(at, spec, pool, rows, gateways, found)
                 _limit(at, spec, artifact, pool, backlog, found)
-                for peer in chosen:
-                    progress(f"{peer.name}")
-                    try:
-                        found.add(peer.name, peers.measure(at, peer, spec, backlog))
-                    except StageFailed as error:
-                        missing[peer.name] = str(error)
+                if python is not None:
+                    _peers(at, python, artifact, backlog, found, missing)
             if stage != "gateway":
                 _end_to_end(at, spec, pool, rows, gateways, found)
     return _result(subject, kind, pool, rows, gateways, turns, seed, found, missing)
@@ -191,6 +185,33 @@ def follow_group(
         )  # fmt: skip
     progress_of.close()
     return run
+
+
+def _peers_python(subject: str, kind: Format, missing: dict[str, str]) -> Path | None:
+    """The peers' interpreter; None, and in `missing` why, where there are none to measure."""
+    reason = "peers are measured on 8 floats as JSON only" if (subject, kind) != ("floats_8", "json") else ""
+    if not reason:
+        try:
+            return peering.interpreter()
+        except StageFailed as error:
+            reason = str(error)
+    missing |= {peer.name: reason for peer in peering.PEERS}
+    return None
+
+
+def _peers(
+    at: Bench, python: Path, artifact: str, backlog: Backlog, found: Turns, missing: dict[str, str]
+) -> None:
+    for peer in peering.PEERS:
+        progress(peer.name)
+        try:
+            run = peering.measure(at, peer, python, artifact, backlog)
+        except StageFailed as error:
+            missing[peer.name] = str(error)
+            progress(f"    {error}")
+        else:
+            found.add(peer.name, run)
+            progress(f"    {run.rows_per_sec:,.0f} rows/s")
 
 
 def _end_to_end(at: Bench, spec: ModelSpec, pool: Bodies, rows: int, gateways: int, found: Turns) -> None:
@@ -255,16 +276,6 @@ def wait_for_lag(at: Bench, groups: dict[str, list[str]], timeout_sec: float) ->
                     time.sleep(0.1)
         finally:
             client.close()
-
-
-def start_group(at: Bench, group: str, backlog: Backlog) -> None:
-    """Let a group begin at the backlog's start."""
-    client = consumer(at.settings, group)
-    client.commit(
-        offsets=[TopicPartition(backlog.topic, p, offset) for p, offset in backlog.start.items()],
-        asynchronous=False,
-    )
-    client.close()
 
 
 def limit_plan(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies) -> Plan:
@@ -345,7 +356,7 @@ def _result(
         "ratio_to_limit": ratio(ours, per_sec.get("limit", [])),
         "end_to_end_ratio_to_limit": ratio(end_to_end, per_sec.get("limit", [])),
     }  # fmt: skip
-    for peer in peers.PEERS:
+    for peer in peering.PEERS:
         figures[f"ratio_to_{peer.key}"] = ratio(ours, per_sec.get(peer.name, []))
     figures["not_measured"] = missing
     lines = [Line(stage, values, "rows/s") for stage, values in per_sec.items()]
