@@ -145,6 +145,7 @@ class Loop:
                 "segments": ["x=1"],
                 "infer_ms": 1.0,
                 "trace_id": "",
+                "attempt": 0,
             }
             for row, (id_, offset, red) in enumerate(zip(ids, offsets, scores, strict=True))
             for place, arm in enumerate(arms)
