@@ -24,7 +24,7 @@ SELECT
     toString(label) AS label, scores, arrayMap(segment -> toString(segment), segments) AS segments, requested_at, observed_at
 FROM internal.prediction_lookup
 WHERE model = {model:String} AND prediction_id IN (SELECT toUUID(id) FROM wanted)
-ORDER BY prediction_id, arm
+ORDER BY prediction_id, arm, attempt DESC
 LIMIT 1 BY prediction_id, arm
 """
 
