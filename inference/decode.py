@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -17,9 +17,12 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from features.columns import Columns
-from inference.explain import I64_MAX, REQUEST_ID_CHARS, bounds_of, explain
+from inference.explain import I64_MAX, REQUEST_ID_CHARS, explain
+from inference.numbers import Ranges
 from schemas.errors import Rejection
 from schemas.spec import BoolFeature, CategoryFeature, Feature, FloatFeature, IntFeature, ModelSpec
+
+RowFormat: TypeAlias = Literal["json", "msgpack"]
 
 _UNPARSABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -63,20 +66,22 @@ class Decoder:
         )  # fmt: skip
         self._envelope_type: type[Any] = envelope
         # No record is both bare and an envelope: `features` is no feature's name, and an envelope needs it.
-        self._forms: list[Callable[[bytes], Any]] = [
-            msgspec.json.Decoder(features).decode,
-            msgspec.json.Decoder(envelope).decode,
-        ]
+        self._forms: dict[RowFormat, list[Callable[[bytes], Any]]] = {
+            "json": [msgspec.json.Decoder(features).decode, msgspec.json.Decoder(envelope).decode],
+            "msgpack": [msgspec.msgpack.Decoder(features).decode, msgspec.msgpack.Decoder(envelope).decode],
+        }
         self._numbers = _getter(fields[: len(spec.numbers)], alone=not spec.texts)
         self._texts = _getter(fields[len(spec.numbers) :], alone=not spec.numbers)
-        self._range = _Range.of(spec)
+        self._ranges = Ranges.of(spec)
 
-    def decode(self, values: Sequence[bytes | None], refused: Mapping[int, Rejection]) -> Decoded:
-        """The rows in `values`, without the records at the indices that were `refused` already."""
+    def decode(
+        self, values: Sequence[bytes | None], refused: Mapping[int, Rejection], encoding: RowFormat = "json"
+    ) -> Decoded:
+        """The rows in `values`, a row each, without the records at the indices that were `refused` already."""
         rejections = dict(refused)
-        rows = self._all_alike(values) if not refused else None
+        rows = self._all_alike(values, self._forms[encoding]) if not refused else None
         if rows is None:
-            rows = self._one_by_one(values, rejections)
+            rows = self._one_by_one(values, rejections, encoding)
         accepted = np.arange(len(values))
         if rejections:
             accepted = np.delete(accepted, list(rejections))
@@ -88,12 +93,12 @@ class Decoder:
                     request_ids[int(accepted[place])] = row.request_id
                 rows[place] = row.features
         numbers = _floats(self._numbers, rows, len(self._spec.numbers))
-        outside = self._range.outside(numbers)
+        outside = self._ranges.outside(numbers)
         if len(outside):
             for place in outside.tolist():
                 index = int(accepted[place])
                 rejections[index] = explain(
-                    self._spec, values[index] or b"", "not a number that can be served"
+                    self._spec, values[index] or b"", "not a number that can be served", encoding
                 )
                 rows[place] = None
             rows = [row for row in rows if row is not None]
@@ -102,60 +107,41 @@ class Decoder:
         columns = Columns(numbers.astype(np.float32), pa.array(texts, pa.string()))
         return Decoded(columns, accepted, rejections, request_ids)
 
-    def _all_alike(self, values: Sequence[bytes | None]) -> list[Any] | None:
+    def _all_alike(
+        self, values: Sequence[bytes | None], forms: list[Callable[[bytes], Any]]
+    ) -> list[Any] | None:
         """All rows, if all are good and of one form; None otherwise. Which form comes is known after the first batch."""
-        for form in self._forms:
+        for form in forms:
             try:
                 rows = [form(value) for value in values]  # type: ignore[arg-type]  # a None raises TypeError
             except (*_UNPARSABLE, TypeError):
                 continue
-            if form is not self._forms[0]:
-                self._forms.reverse()
+            if form is not forms[0]:
+                forms.reverse()
             return rows
         return None
 
-    def _one_by_one(self, values: Sequence[bytes | None], rejections: dict[int, Rejection]) -> list[Any]:
+    def _one_by_one(
+        self, values: Sequence[bytes | None], rejections: dict[int, Rejection], encoding: RowFormat
+    ) -> list[Any]:
         """The rows that can be decoded; adds a rejection for each record that cannot."""
         rows = []
         for index, value in enumerate(values):
             if index in rejections:
                 continue
             try:
-                rows.append(self._row(value or b""))
+                rows.append(_row(value or b"", self._forms[encoding]))
             except _UNPARSABLE as error:
-                rejections[index] = explain(self._spec, value or b"", str(error))
+                rejections[index] = explain(self._spec, value or b"", str(error), encoding)
         return rows
 
-    def _row(self, value: bytes) -> Any:
-        first, second = self._forms
-        try:
-            return first(value)
-        except _UNPARSABLE:
-            return second(value)
 
-
-@dataclass(frozen=True, eq=False)
-class _Range:
-    """What each number may be: float64 [width]."""
-
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    optional: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, spec: ModelSpec) -> _Range:
-        bounds = [bounds_of(spec.features[name]) for name in spec.numbers]
-        low, high = np.array(bounds, np.float64).reshape(-1, 2).T
-        return cls(
-            low, high, np.array([spec.features[name].missing != "reject" for name in spec.numbers], bool)
-        )
-
-    def outside(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Rows of `numbers` [rows, width] with a number that cannot be served; NaN is missing."""
-        good = (numbers >= self.low) & (numbers <= self.high)
-        if good.all():
-            return np.zeros(0, np.int64)
-        return np.flatnonzero(~(good | (np.isnan(numbers) & self.optional)).all(axis=1))
+def _row(value: bytes, forms: list[Callable[[bytes], Any]]) -> Any:
+    first, second = forms
+    try:
+        return first(value)
+    except _UNPARSABLE:
+        return second(value)
 
 
 def _field(field: str, feature: Feature) -> tuple[str, Any] | tuple[str, Any, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import msgspec
 
 from schemas.errors import Rejection
 from schemas.spec import BoolFeature, CategoryFeature, Feature, FloatFeature, IntFeature, ModelSpec
@@ -17,25 +19,65 @@ SHOWN_VALUES: Final = 20
 """Categories named in a rejection."""
 
 
-def explain(spec: ModelSpec, value: bytes, parser_says: str) -> Rejection:
+def explain(
+    spec: ModelSpec, value: bytes, parser_says: str, encoding: Literal["json", "msgpack"] = "json"
+) -> Rejection:
     """Why `value` is no request for `spec`. `parser_says` is the fallback where this reading finds nothing."""
+    try:
+        record = _read_json(value) if encoding == "json" else _read_msgpack(value)
+        found = _record_problem(spec, record, encoding)
+    except Rejection as rejection:
+        return rejection
+    return found or Rejection("undecodable", "", f"{_OBJECT[encoding]} with each field once", parser_says)
+
+
+_OBJECT: Final = {"json": "a JSON object", "msgpack": "a MessagePack map"}
+
+
+def _read_json(value: bytes) -> object:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as error:
-        return Rejection("undecodable", "", "UTF-8 text", f"{error.reason} at byte {error.start}")
+        raise Rejection("undecodable", "", "UTF-8 text", f"{error.reason} at byte {error.start}") from None
     try:
         # Unlike msgspec this reads NaN, Infinity and 1e999, so that they can be named.
-        record = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Rejection("undecodable", "", "a JSON object", str(error))
+        raise Rejection("undecodable", "", _OBJECT["json"], str(error)) from None
+
+
+def _read_msgpack(value: bytes) -> object:
+    try:
+        return msgspec.msgpack.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
+        raise Rejection("undecodable", "", _OBJECT["msgpack"], str(error)) from None
+
+
+def _record_problem(spec: ModelSpec, record: object, encoding: str) -> Rejection | None:
     if not isinstance(record, dict):
-        return Rejection("undecodable", "", "a JSON object", f"found {_kind(record)}")
+        return Rejection("undecodable", "", _OBJECT[encoding], f"found {_kind(record)}")
     path = ""
     if "features" in record:
         found = _envelope_problem(spec, record)
         if found is not None:
             return found
-        record, path = record["features"], "features."
+        features, path = record["features"], "features."
+    else:
+        features = record
+    if encoding == "msgpack":
+        # Unlike JSON it can write a NaN, which is a missing number where one may be missing.
+        features = {name: _present(spec, name, value) for name, value in features.items()}
+    return problem(spec, features, path)
+
+
+def _present(spec: ModelSpec, name: object, value: object) -> object:
+    feature = spec.features.get(name) if isinstance(name, str) else None
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return None if is_nan and isinstance(feature, FloatFeature) and feature.missing != "reject" else value
+
+
+def problem(spec: ModelSpec, record: dict[Any, Any], path: str = "") -> Rejection | None:
+    """What is wrong with a row of features (name → value), in the order of the spec; None if nothing is."""
     for name, feature in spec.features.items():
         found = _feature_problem(path + name, feature, record.get(name))
         if found is not None:
@@ -43,12 +85,15 @@ def explain(spec: ModelSpec, value: bytes, parser_says: str) -> Rejection:
     for name in record:
         if name not in spec.features:
             return Rejection(
-                "unknown_field", path + _shown(name), f"one of {', '.join(spec.features)}", "unknown field"
+                "unknown_field",
+                path + _shown(str(name)),
+                f"one of {', '.join(spec.features)}",
+                "unknown field",
             )
-    return Rejection("undecodable", "", "a JSON object with each field once", parser_says)
+    return None
 
 
-def _envelope_problem(spec: ModelSpec, record: dict[str, Any]) -> Rejection | None:
+def _envelope_problem(spec: ModelSpec, record: dict[Any, Any]) -> Rejection | None:
     for name, value in record.items():
         if name == "features":
             if not isinstance(value, dict):
@@ -68,7 +113,7 @@ def _envelope_problem(spec: ModelSpec, record: dict[str, Any]) -> Rejection | No
                 return Rejection("wrong_model", name, repr(spec.name), f"found {_shown(repr(value))}")
         else:
             return Rejection(
-                "bad_envelope", _shown(name), "features, request_id and model only", "unknown field"
+                "bad_envelope", _shown(str(name)), "features, request_id and model only", "unknown field"
             )
     return None
 

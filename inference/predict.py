@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -10,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from inference.infer import Answer
+from schemas.dead_letters import Origin
 from schemas.errors import Rejection
 from schemas.requests import Prediction, Rejected
 from schemas.spec import ModelSpec
@@ -32,8 +35,9 @@ def prediction_values(
     accepted: NDArray[np.int64],
     answers: list[Answer],
     rejections: dict[int, Rejection],
+    origins: Mapping[int, Origin] = MappingProxyType({}),
 ) -> list[bytes]:
-    """The JSON of each record's prediction or rejection, in the records' order."""
+    """The JSON of each record's prediction or rejection, in the records' order. `origins` has the redriven records."""
     found = [b""] * len(ids)
     for answer in answers:
         if answer.share.served.arm.role != "live":
@@ -41,8 +45,8 @@ def prediction_values(
         records = accepted[answer.share.rows].tolist()
         everything = len(records) == len(ids)
         mine = ids if everything else [ids[record] for record in records]
-        given = _request_ids([request_ids.get(record, "") for record in records]) if request_ids else None
-        values = _answered(spec, answer, mine, given)
+        extras = _extras(records, request_ids, origins) if request_ids or origins else None
+        values = _answered(spec, answer, mine, extras)
         if everything:
             found = values
             continue
@@ -59,14 +63,13 @@ def prediction_values(
                 model=spec.name,
                 request_id=request_ids.get(record, ""),
                 rejected=why,
+                attempt=origins[record].attempt if record in origins else 0,
             )
         )
     return found
 
 
-def _answered(
-    spec: ModelSpec, answer: Answer, ids: list[bytes], request_ids: list[bytes] | None
-) -> list[bytes]:
+def _answered(spec: ModelSpec, answer: Answer, ids: list[bytes], extras: list[bytes] | None) -> list[bytes]:
     """The JSON of each row of one live answer, in their order. A row that failed gives nonsense, which its rejection replaces."""
     n, outputs = answer.scores.shape
     # The shortest text that reads as the same float32.
@@ -79,12 +82,12 @@ def _answered(
     else:
         which = [0] * n
     templates = _templates(spec, answer.share.served.version.name)
-    rows = zip(ids, request_ids or [b""] * n, *scores, strict=True)
+    rows = zip(ids, extras or [b""] * n, *scores, strict=True)
     return [templates[label] % row for label, row in zip(which, rows, strict=True)]
 
 
 def _templates(spec: ModelSpec, version: str) -> list[bytes]:
-    """For each class the JSON of `Prediction` with places for prediction id, request id, score and scores."""
+    """For each class the JSON of `Prediction` with places for prediction id, what few records have, score and scores."""
     start = b'{"prediction_id":"%b","model":' + _text(spec.name) + b'%b,"version":' + _text(version)
     if not spec.classes:
         return [start + b',"score":%b}']
@@ -100,8 +103,13 @@ def _text(text: str) -> bytes:
     return _encoder.encode(text).replace(b"%", b"%%")
 
 
-def _request_ids(texts: list[str]) -> list[bytes]:
-    """`,"request_id":…`, or nothing where there is none."""
+def _extras(records: list[int], request_ids: Mapping[int, str], origins: Mapping[int, Origin]) -> list[bytes]:
+    """What few records have: `,"request_id":…` and `,"attempt":…`."""
     # No JSON holds a raw newline.
-    encoded = _encoder.encode_lines(texts).split(b"\n")
-    return [b',"request_id":' + value if value != b'""' else b"" for value in encoded[: len(texts)]]
+    texts = _encoder.encode_lines([request_ids.get(record, "") for record in records]).split(b"\n")
+    found = [b',"request_id":' + text if text != b'""' else b"" for text in texts[: len(records)]]
+    if origins:
+        for place, record in enumerate(records):
+            if record in origins:
+                found[place] += b',"attempt":%d' % origins[record].attempt
+    return found

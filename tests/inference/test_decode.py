@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -178,3 +179,50 @@ def test_both_readings_agree_on_what_is_good(
     else:
         assert "nothing found" in slow.message
         assert np.isfinite(decoded.columns.numbers[~np.isnan(decoded.columns.numbers)]).all()
+
+
+def test_a_nan_in_messagepack_is_missing_where_a_number_may_be_missing() -> None:
+    def packed(**changes: object) -> bytes:
+        return msgspec.msgpack.encode({**GOOD, **changes})
+
+    values = [packed(**{"class": math.nan}), packed(x=math.nan), packed(**{"class": math.nan}, n=11)]
+    decoded = DECODER.decode(values, {}, "msgpack")
+    assert decoded.accepted.tolist() == [0]
+    assert math.isnan(decoded.columns.numbers[0, 1])
+    assert {index: (r.reason, r.field) for index, r in decoded.rejections.items()} == {
+        1: ("not_finite", "x"), 2: ("out_of_range", "n"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(b"", "undecodable"), (b"\xc1", "undecodable"), (b"\x93\x01\x02\x03", "undecodable"), (b'{"x": 1}', "undecodable"),
+     (msgspec.msgpack.encode({**GOOD, "y": 1}), "unknown_field"), (msgspec.msgpack.encode({**GOOD, 7: 1}), "unknown_field"),
+     (msgspec.msgpack.encode({**GOOD, "x": b"1"}), "wrong_type")],
+)  # fmt: skip
+def test_bad_messagepack_is_refused_alone(value: bytes, reason: str) -> None:
+    good = msgspec.msgpack.encode({"features": GOOD, "request_id": "r-1"})
+    decoded = DECODER.decode([good, value, good], {}, "msgpack")
+    assert decoded.accepted.tolist() == [0, 2]
+    assert decoded.rejections[1].reason == reason
+    assert decoded.request_ids == {0: "r-1", 2: "r-1"}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    changes=st.dictionaries(st.sampled_from([*GOOD, "y"]), ANY.filter(lambda v: v == v), max_size=3),
+    dropped=st.sets(st.sampled_from(sorted(GOOD)), max_size=2),
+)
+def test_messagepack_and_json_are_judged_alike(changes: dict[str, Any], dropped: set[str]) -> None:
+    record = {key: value for key, value in {**GOOD, **changes}.items() if key not in dropped}
+    as_json = DECODER.decode([json.dumps(record).encode()], {})
+    try:
+        packed = msgspec.msgpack.encode(record)
+    except OverflowError:
+        return  # an integer of more than 64 bits, which MessagePack cannot write
+    as_msgpack = DECODER.decode([packed], {}, "msgpack")
+    assert {i: r.message for i, r in as_json.rejections.items()} == {
+        i: r.message for i, r in as_msgpack.rejections.items()
+    }
+    np.testing.assert_array_equal(as_json.columns.numbers, as_msgpack.columns.numbers)
+    assert as_json.columns.texts == as_msgpack.columns.texts

@@ -1,0 +1,181 @@
+"""An Arrow request → columns: one record batch, a column a feature, any number of rows.
+
+What a column may be (`docs/events.md` has the table): a float feature takes integers and floats of any width; an int feature the same, if
+every value is whole; a bool feature booleans; a category or a text strings, plain or dictionary-encoded. A null, a NaN in a number that
+may be missing, and a column that is not there are missing values. A column that no feature has, or of another type, refuses all rows;
+a value refuses its row.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from features.columns import Columns
+from inference.explain import REQUEST_ID_CHARS, problem
+from inference.numbers import Ranges
+from schemas.errors import Rejection
+from schemas.formats import REQUEST_ID
+from schemas.spec import BoolFeature, CategoryFeature, IntFeature, ModelSpec
+
+_NUMBERS: Final = "numbers (any Arrow integer or float)"
+
+
+def decode_arrow(
+    spec: ModelSpec, ranges: Ranges, batch: pa.RecordBatch
+) -> tuple[Columns, NDArray[np.int64], dict[int, Rejection], dict[int, str]]:
+    """Columns of the rows that can be served, their places in `batch`, why each other row cannot be, and request ids by row."""
+    n = batch.num_rows
+    nothing = np.zeros(0, np.int64)
+    try:
+        _check_schema(spec, batch)
+        given = _request_ids(batch)
+    except Rejection as rejection:
+        return _empty(spec), nothing, dict.fromkeys(range(n), rejection), {}
+    numbers, bad = _numbers(spec, batch)
+    bad[ranges.outside(numbers)] = True
+    texts = [_texts(batch, name, n) for name in spec.texts]
+    for name, column in zip(spec.texts, texts, strict=True):
+        bad |= _bad_texts(spec, name, column)
+    rejections = {}
+    for row in np.flatnonzero(bad).tolist():
+        rejections[row] = _explain(spec, batch, row)
+    for row, text in given.items():
+        if len(text) > REQUEST_ID_CHARS:
+            rejections[row] = Rejection(
+                "bad_envelope", REQUEST_ID, f"a text of at most {REQUEST_ID_CHARS} characters",
+                f"found {len(text)} characters",
+            )  # fmt: skip
+            given[row] = text[:REQUEST_ID_CHARS]
+    with np.errstate(over="ignore"):  # in rows that are refused
+        columns = Columns(numbers.astype(np.float32, copy=False), _interleaved(texts, n))
+    accepted = np.arange(n)
+    if rejections:
+        accepted = np.delete(accepted, list(rejections))
+        columns = columns.take(accepted)
+    return columns, accepted, rejections, given
+
+
+def _empty(spec: ModelSpec) -> Columns:
+    return Columns(np.zeros((0, len(spec.numbers)), np.float32), pa.array([], pa.string()))
+
+
+def _check_schema(spec: ModelSpec, batch: pa.RecordBatch) -> None:
+    """Raises `Rejection` for a column that makes every row wrong."""
+    try:
+        # A stranger's buffers: offsets beyond their end must not be followed, and texts must be UTF-8.
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise Rejection("undecodable", "", "a valid Arrow record batch", str(error)[:200]) from None
+    names = batch.schema.names
+    if len(set(names)) != len(names):
+        raise Rejection("undecodable", "", "each column once", "found a column twice")
+    for name, kind in zip(names, batch.schema.types, strict=True):
+        if name == REQUEST_ID:
+            if not (_is_text(kind) or pa.types.is_null(kind)):
+                raise Rejection("bad_envelope", REQUEST_ID, "a column of texts", f"found {kind}")
+            continue
+        feature = spec.features.get(name)
+        if feature is None:
+            raise Rejection(
+                "unknown_field", name[:100], f"one of {', '.join(spec.features)}", "unknown column"
+            )
+        if pa.types.is_null(kind):
+            continue
+        if isinstance(feature, BoolFeature):
+            fits, wanted = pa.types.is_boolean(kind), "booleans"
+        elif name in spec.numbers:
+            fits, wanted = pa.types.is_integer(kind) or pa.types.is_floating(kind), _NUMBERS
+        else:
+            fits, wanted = _is_text(kind), "texts"
+        if not fits:
+            raise Rejection("wrong_type", name, f"a column of {wanted}", f"found {kind}"[:200])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _numbers(spec: ModelSpec, batch: pa.RecordBatch) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Numeric features [rows, width], missing as NaN; and the rows in which a whole number is none."""
+    n = batch.num_rows
+    bad = np.zeros(n, bool)
+    places = {name: place for place, name in enumerate(batch.schema.names)}
+    plain = all(name in places and batch.column(places[name]).type == pa.float32() for name in spec.numbers)
+    numbers = np.full((n, len(spec.numbers)), np.nan, np.float32 if plain else np.float64)
+    for index, name in enumerate(spec.numbers):
+        if name not in places:
+            continue
+        column = batch.column(places[name])
+        if pa.types.is_null(column.type):
+            continue
+        if not pa.types.is_floating(column.type):
+            if pa.types.is_boolean(column.type):
+                column = column.cast(pa.uint8())
+            column = column.cast(pa.float64(), safe=False)
+        values = column.to_numpy(zero_copy_only=False)
+        if isinstance(spec.features[name], IntFeature):
+            with np.errstate(invalid="ignore"):
+                bad |= ~np.isnan(values) & (np.floor(values) != values)
+        numbers[:, index] = values
+    return numbers, bad
+
+
+def _texts(batch: pa.RecordBatch, name: str, n: int) -> pa.StringArray:
+    """A text column; nulls stay."""
+    place = batch.schema.get_field_index(name)
+    if place < 0:
+        return pa.nulls(n, pa.string())
+    return batch.column(place).cast(pa.string())
+
+
+def _bad_texts(spec: ModelSpec, name: str, column: pa.StringArray) -> NDArray[np.bool_]:
+    feature = spec.features[name]
+    bad = np.zeros(len(column), bool)
+    if column.null_count and feature.missing == "reject":
+        bad |= column.is_null().to_numpy(zero_copy_only=False)
+    if isinstance(feature, CategoryFeature) and feature.unknown == "reject":
+        known = pc.is_in(column, value_set=pa.array(feature.values, pa.string()))
+        bad |= pc.and_(column.is_valid(), pc.invert(known)).to_numpy(zero_copy_only=False)
+    return bad
+
+
+def _interleaved(columns: list[pa.StringArray], n: int) -> pa.StringArray:
+    """Text columns row after row, missing as ""."""
+    filled = [column.fill_null("") for column in columns]
+    if len(filled) <= 1:
+        return filled[0] if filled else pa.array([], pa.string())
+    order = np.arange(n * len(filled)).reshape(len(filled), n).T.ravel()
+    return pa.concat_arrays(filled).take(pa.array(order))
+
+
+def _request_ids(batch: pa.RecordBatch) -> dict[int, str]:
+    place = batch.schema.get_field_index(REQUEST_ID)
+    if place < 0 or pa.types.is_null(batch.column(place).type):
+        return {}
+    texts = batch.column(place).cast(pa.string()).to_pylist()
+    return {row: text for row, text in enumerate(texts) if text}
+
+
+def _explain(spec: ModelSpec, batch: pa.RecordBatch, row: int) -> Rejection:
+    """Why a row cannot be served, in the words that a JSON request would get."""
+    record: dict[str, Any] = {}
+    for name, feature in spec.features.items():
+        place = batch.schema.get_field_index(name)
+        value = batch.column(place)[row].as_py() if place >= 0 else None
+        if isinstance(value, float):
+            if math.isnan(value) and feature.missing != "reject":
+                value = None
+            elif isinstance(feature, IntFeature) and value.is_integer():
+                value = int(value)
+        record[name] = value
+    return problem(spec, record) or Rejection(
+        "wrong_type", "", "a row of features", "a row that fits no column"
+    )

@@ -1,0 +1,144 @@
+"""Arrow requests: many rows in one record; the same judgement of each row as of the JSON that says the same."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from features.columns import Columns
+from inference.decode_arrow import decode_arrow
+from inference.numbers import Ranges
+from schemas.errors import Rejection
+from schemas.formats import ARROW_BYTES, arrow_rows_limit, read_arrow, request_rows
+from tests.inference.test_decode import DECODER, GOOD, SPEC
+
+RANGES = Ranges.of(SPEC)
+
+
+def stream(batch: pa.RecordBatch, *more: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        for one in (batch, *more):
+            writer.write_batch(one)
+    return bytes(sink.getvalue())
+
+
+def batch(rows: int = 3, **columns: Any) -> pa.RecordBatch:
+    """`rows` good rows, with columns replaced (None: left out)."""
+    found = {name: [value] * rows for name, value in GOOD.items()} | columns
+    return pa.record_batch({name: column for name, column in found.items() if column is not None})
+
+
+def decoded(given: pa.RecordBatch) -> tuple[Columns, list[int], dict[int, tuple[str, str]], dict[int, str]]:
+    columns, accepted, rejections, ids = decode_arrow(
+        SPEC, RANGES, read_arrow(stream(given), arrow_rows_limit(SPEC))
+    )
+    return columns, accepted.tolist(), {row: (r.reason, r.field) for row, r in rejections.items()}, ids
+
+
+def test_columns_of_any_width_become_the_columns_of_the_spec() -> None:
+    columns, accepted, rejections, ids = decoded(
+        batch(
+            x=pa.array([0, 1, 0], pa.int8()),
+            **{"class": pa.array([1.5, None, math.nan], pa.float64())},
+            n=pa.array([1.0, 2.0, -3.0], pa.float32()),
+            flag=pa.array([True, None, False]),
+            colour=pa.array(["red", "blue", "red"]).dictionary_encode(),
+            city=pa.array(["bern", None, "rome"], pa.large_string()),
+            text=pa.nulls(3),
+            request_id=["a", None, "c"],
+        )
+    )
+    assert rejections == {}
+    assert accepted == [0, 1, 2]
+    np.testing.assert_array_equal(
+        columns.numbers, [[0, 1.5, 1, 1], [1, math.nan, 2, math.nan], [0, math.nan, -3, 0]]
+    )
+    assert columns.texts.to_pylist() == ["red", "bern", "", "blue", "", "", "red", "rome", ""]
+    assert ids == {0: "a", 2: "c"}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "reason"),
+    [
+        ("x", pa.array([0.5, math.nan, 0.5]), "not_finite"),
+        ("x", pa.array([0.5, None, 0.5]), "missing_field"),
+        ("x", pa.array([0.5, math.inf, 0.5]), "not_finite"),
+        ("x", pa.array([0, 2, 1], pa.uint64()), "out_of_range"),
+        ("class", pa.array([1, 1e39, 1], pa.float64()), "out_of_range"),
+        ("n", pa.array([1, 1.5, 1], pa.float64()), "wrong_type"),
+        ("n", pa.array([1, 11, 1], pa.int16()), "out_of_range"),
+        ("colour", pa.array(["red", "green", "red"]), "unknown_category"),
+        ("colour", pa.array(["red", None, "red"]), "missing_field"),
+        ("request_id", pa.array(["a", "b" * 201, "c"]), "bad_envelope"),
+    ],
+)
+def test_a_bad_value_refuses_its_row_alone(name: str, column: pa.Array, reason: str) -> None:
+    columns, accepted, rejections, _ = decoded(batch(**{name: column}))
+    assert accepted == [0, 2]
+    assert rejections == {1: (reason, name)}
+    assert columns.rows == 2
+    assert len(columns.texts) == 2 * len(SPEC.texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "reason"),
+    [
+        ("y", [1, 2, 3], "unknown_field"),
+        ("x", ["1", "2", "3"], "wrong_type"),
+        ("flag", [1, 0, 1], "wrong_type"),
+        ("text", pa.array([b"a", b"b", b"c"]), "wrong_type"),
+        ("request_id", [1, 2, 3], "bad_envelope"),
+        ("x", None, "missing_field"),
+    ],
+)
+def test_a_wrong_column_refuses_every_row(name: str, column: Any, reason: str) -> None:
+    columns, accepted, rejections, _ = decoded(batch(**{name: column}))
+    assert accepted == []
+    assert columns.rows == 0
+    assert rejections == dict.fromkeys(range(3), (reason, name))
+
+
+def test_each_row_is_judged_as_its_json_would_be() -> None:
+    values: dict[str, list[Any]] = {
+        "x": [0.5, -0.1, None, 1.0], "class": [None, 1.0, 2.0, 3.0], "n": [1, 2, 3, 11], "flag": [True, None, False, True],
+        "colour": ["red", "blue", "red", "pink"], "city": ["bern", "rome", None, "bern"], "text": ["a", None, "c", "d"],
+    }  # fmt: skip
+    columns, accepted, rejections, _ = decoded(pa.record_batch(values))
+    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    expected = DECODER.decode([json.dumps(row).encode() for row in rows], {})
+    assert accepted == expected.accepted.tolist()
+    assert rejections == {i: (r.reason, r.field) for i, r in expected.rejections.items()}
+    np.testing.assert_array_equal(columns.numbers, expected.columns.numbers)
+    assert columns.texts == expected.columns.texts
+
+
+def test_texts_that_are_no_utf8_refuse_the_record() -> None:
+    text = pa.array([b"ok", b"\xff\xfe", b"ok"]).view(pa.string())
+    _, accepted, rejections, _ = decoded(batch(text=text))
+    assert accepted == []
+    assert set(rejections.values()) == {("undecodable", "")}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"", "undecodable"), (b"no arrow", "undecodable"), (stream(batch())[:200], "undecodable"), (stream(batch(0)), "undecodable"),
+        (b"\x00" * (ARROW_BYTES + 1), "oversized"), (stream(batch(arrow_rows_limit(SPEC) + 1)), "oversized"),
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_is_one_row(value: bytes, reason: str) -> None:
+    with pytest.raises(Rejection) as caught:
+        read_arrow(value, arrow_rows_limit(SPEC))
+    assert caught.value.reason == reason
+    assert request_rows(value, "application/vnd.apache.arrow.stream", arrow_rows_limit(SPEC)) == 1
+
+
+def test_the_batches_of_a_stream_are_rows_of_one_record() -> None:
+    value = stream(batch(2), batch(3))
+    assert read_arrow(value, 10).num_rows == 5
+    assert request_rows(value, "application/vnd.apache.arrow.stream", 10) == 5
+    assert request_rows(value, "application/json", 10) == 1
