@@ -39,6 +39,8 @@ class Change(NamedTuple):
     challenger: Arm | None = None
     frozen: bool = False
     by: str = "controller"
+    pass_until_ms: int = 0
+    """Requests up to this timestamp may be rejected without limit; 0: as before."""
 
 
 def empty_route(model: str) -> RouteTable:
@@ -182,6 +184,10 @@ def on_command(
     if command.action in ("freeze", "unfreeze"):
         change = _kept(route, command.action, route.champion, "", command.reason, evidence)
         change = change._replace(frozen=command.action == "freeze")
+    elif command.action == "pass":
+        reason = command.reason or "what was sent so far may be rejected without limit"
+        change = _kept(route, "pass", route.champion, "", reason, evidence)
+        change = change._replace(pass_until_ms=command.at_ms)
     elif command.action == "approve" and challenger is not None:
         change = _promotion(challenger, command.reason or "approved", evidence)._replace(frozen=route.frozen)
     elif command.action == "reject" and challenger is not None:
@@ -226,6 +232,7 @@ def decide(spec: ModelSpec, route: RouteTable, change: Change, now_ms: int) -> D
         major=major,
         previous=previous,
         retained=_retained(previous, major, spec.rollout.baseline, known),
+        rejections_pass_until_ms=max(route.rejections_pass_until_ms, change.pass_until_ms),
     )
     rollout = Rollout(
         event_id=str(name_id("rollout", spec.name, revision)),

@@ -6,18 +6,21 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
 from confluent_kafka import TopicPartition
 
 from inference.emit import JSON_HEADERS
+from inference.limits import Tally, advance, encode_tally
 from inference.model import Model
-from inference.progress import Progress, Slice
+from inference.progress import Assignment, Progress, Slice
 from inference.source import GROUP, Source
 from runtime import telemetry
 from runtime.clock import Clock
 from runtime.dead_letters import produce_dead_letter
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
-from schemas.topics import OBSERVATIONS
+from schemas.events import Alert
+from schemas.topics import ALERTS, OBSERVATIONS
 
 TRANSACTION_ROWS: Final = 8192
 
@@ -41,6 +44,7 @@ class Committer:
         self._models = models
         self._transaction = transaction
         self._clock = clock
+        self._crossing: list[Slice] = []
         self._producer = TransactionalProducer(
             settings, f"{GROUP}-{settings.slot}",
             **{"delivery.report.only.error": True, "linger.ms": 0.5},
@@ -54,7 +58,7 @@ class Committer:
             Fenced: stop.
         """
         with self._transaction:
-            slices = self._progress.completed(TRANSACTION_ROWS)
+            slices = self._within_limits(self._progress.completed(TRANSACTION_ROWS))
             if not slices:
                 return 0
             counts = telemetry.counter("tidemill_transactions_total")
@@ -73,6 +77,44 @@ class Committer:
         for piece in slices:
             self._count(piece)
         return sum(piece.rows for piece in slices)
+
+    def take_halted(self) -> list[Slice]:
+        """The slices that would have crossed a limit, since the last call."""
+        taken, self._crossing = self._crossing, []
+        return taken
+
+    def alert(self, alert: Alert) -> None:
+        """Write an alert, in a transaction of its own.
+
+        Raises:
+            TransactionLost: it is not written.
+            Fenced: stop.
+        """
+        with self._transaction:
+            self._producer.begin()
+            self._producer.produce(ALERTS.name, msgspec.json.encode(alert), alert.model.encode())
+            self._producer.commit()
+
+    def _within_limits(self, slices: list[Slice]) -> list[Slice]:
+        """The slices that may be committed. A partition halts before the one that crosses a limit."""
+        kept = []
+        tallies: dict[Assignment, Tally] = {}
+        for piece in slices:
+            assignment, output = piece.assignment, piece.output
+            if assignment.halted or output is None:
+                continue
+            limits = self._models[assignment.topic].spec.dead_letters
+            before = tallies.get(assignment, assignment.tally)
+            piece.tally, why = advance(before, piece.rows, output.rejected, limits)
+            if why:
+                reasons = ", ".join(f"{reason} {count}" for reason, count in output.reasons.most_common(3))
+                example = output.dead_letters[0].rejection.message
+                assignment.halted = f"{why}: {reasons}, such as {example}"
+                self._crossing.append(piece)
+            else:
+                tallies[assignment] = piece.tally
+                kept.append(piece)
+        return kept
 
     def _produce(self, piece: Slice) -> None:
         output = piece.output
@@ -111,10 +153,16 @@ class Committer:
         self._producer.close()
 
 
+def encode_metadata(piece: Slice) -> str:
+    """Topic id and, if there is anything to remember, the tally."""
+    return f"{piece.assignment.topic_id} {encode_tally(piece.tally)}".rstrip()
+
+
 def _offsets(slices: list[Slice]) -> list[TopicPartition]:
-    """Next offset of each partition. The metadata names the topic's id: offsets of a deleted topic mean nothing in its successor."""
+    """Next offset of each partition. The metadata names the topic's id (offsets of a deleted topic mean nothing in its successor) and
+    holds the partition's tally of rejections."""
     newest = {(piece.assignment.topic, piece.assignment.partition): piece for piece in slices}
     return [
-        TopicPartition(topic, partition, piece.next_offset, metadata=str(piece.assignment.topic_id))
+        TopicPartition(topic, partition, piece.next_offset, metadata=encode_metadata(piece))
         for (topic, partition), piece in newest.items()
     ]

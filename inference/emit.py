@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inference.admit import Admitted
 from inference.infer import Answer
+from inference.limits import NO_POSITIONS, counted
 from inference.observe import observation_rows, observation_values
 from inference.predict import id_texts, prediction_values
 from inference.progress import DeadLetter, Output, Slice
@@ -44,6 +45,7 @@ def emit(
     revision: int,
     observed_ms: int,
     trace_headers: Headers,
+    pass_until_ms: int = 0,
 ) -> list[Output]:
     """One output a slice. `rejections` has a line for each record that no live arm answered."""
     runs = record_runs(slices, admitted.origins)
@@ -80,6 +82,7 @@ def emit(
                     for record, rejection in refused.items()
                 ],
                 reasons=Counter(rejection.reason for rejection in refused.values()),
+                rejected=counted(refused, messages, start, pass_until_ms) if refused else NO_POSITIONS,
             )
         )
         start = end

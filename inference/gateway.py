@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from inference.admit import admit
 from inference.commit import TRANSACTION_ROWS, Committer
 from inference.emit import emit
+from inference.halts import Halts
 from inference.infer import Inference
 from inference.model import Model
 from inference.progress import Assignment, Progress, Slice
@@ -82,6 +83,7 @@ class Gateway:
         transaction = threading.Lock()
         self._source = Source(settings, list(self._models), self._progress, transaction)
         self._committer = Committer(settings, self._source, self._progress, self._models, transaction, clock)
+        self._halts = Halts(self._models, clock)
         self._consumer_thread = ThreadPoolExecutor(1, "consumer")
         self._committer_thread = ThreadPoolExecutor(1, "committer")
         self._completed = asyncio.Event()
@@ -187,6 +189,7 @@ class Gateway:
                 spec, slices, messages, admitted, accepted, answers, rejections,
                 admitted.request_ids | decoded.request_ids,
                 revision=route.revision, observed_ms=self._clock(), trace_headers=telemetry.current_traceparent(span),
+                pass_until_ms=route.pass_until_ms,
             )  # fmt: skip
 
         for piece, output in zip(slices, outputs, strict=True):
@@ -206,9 +209,23 @@ class Gateway:
                 while await self._in(self._committer_thread, self._committer.commit):
                     self._committed.set()
                     await self._gather()
+                await self._halt()
             except (TransactionLost, Outage) as error:
                 self._health.error(f"transaction lost, going back to the committed offsets: {error}")
                 await self._rewind()
+
+    async def _halt(self) -> None:
+        """Hold the partitions that would have crossed a limit, and say so."""
+        for piece in self._committer.take_halted():
+            alert = self._halts.halted(piece)
+            try:
+                await self._in(self._consumer_thread, self._source.hold, piece.assignment)
+            except KafkaException as error:
+                raise Outage(f"committed offsets cannot be read: {error}") from error
+            if alert is not None:
+                self._health.error(alert.message)
+                await self._in(self._committer_thread, self._committer.alert, alert)
+                self._halts.told(alert)
 
     async def _gather(self) -> None:
         """With a backlog, wait a little for a fuller transaction; without one, latency counts."""
@@ -250,6 +267,9 @@ class Gateway:
             shown = set(stages)
             paused = sum(stage.state == "paused" for stage in stages.values())
             telemetry.gauge("tidemill_paused_partitions").labels("gateway").set(paused)
+            halted = sorted(name for name, stage in stages.items() if stage.state == "halted")
+            telemetry.gauge("tidemill_halted_partitions").labels("gateway").set(len(halted))
+            self._health.detail(halted=halted)
             for topic in self._models:
                 lag = sum(
                     stage.lag_records for name, stage in stages.items() if name.rpartition(":")[0] == topic
@@ -257,6 +277,8 @@ class Gateway:
                 telemetry.gauge("tidemill_lag_records").labels("gateway", topic).set(lag)
             routed = all(model.route is not None and not model.away for model in self._served)
             self._health.set_ready(routed and self._source.joined)
+            for assignment in self._halts.due(assignments):
+                assignment.halted = ""
             if tick % CARE_EVERY == CARE_EVERY - 1:
                 await self._care()
             await asyncio.sleep(REPORT_SEC)
@@ -279,11 +301,12 @@ class Gateway:
         oldest_ms = assignment.oldest_ms
         age_sec = max(0.0, (self._clock() - oldest_ms) / 1000) if lag and oldest_ms is not None else 0.0
         waiting = "waiting" if model.route is None else "running"
+        state = "paused" if model.away else waiting
         return Stage(
             lag_records=lag,
             oldest_age_sec=round(age_sec, 3),
-            state="paused" if model.away else waiting,
-            note=model.away,
+            state="halted" if assignment.halted else state,
+            note=assignment.halted or model.away,
         )
 
     async def _in(self, thread: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:

@@ -12,8 +12,11 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 from confluent_kafka import Message
+from numpy.typing import NDArray
 
+from inference.limits import NO_POSITIONS, NO_TALLY, Tally
 from runtime.headers import Headers
 from schemas.dead_letters import Origin
 from schemas.errors import Rejection
@@ -39,6 +42,10 @@ class Assignment:
     held_bytes: int = 0
     oldest_ms: int | None = None
     """Timestamp of the first record that was polled and not committed."""
+    tally: Tally = NO_TALLY
+    """Of what is committed."""
+    halted: str = ""
+    """Why nothing more is committed or read, "" if it goes on."""
     ended: bool = False
 
 
@@ -66,6 +73,8 @@ class Output:
     dead_letters: list[DeadLetter]
     reasons: Counter[str]
     """Rejections by reason."""
+    rejected: NDArray[np.int64] = field(default_factory=lambda: NO_POSITIONS)
+    """Positions of the rejected records that count for the limits, ascending."""
 
 
 @dataclass(eq=False)
@@ -79,6 +88,8 @@ class Slice:
     size_bytes: int
     first_ms: int
     output: Output | None = None
+    tally: Tally = NO_TALLY
+    """The partition's, with this slice; known once it was chosen to be committed."""
 
 
 class Progress:
@@ -145,7 +156,7 @@ class Progress:
         with self._lock:
             for assignment in self._assignments.values():
                 for piece in assignment.pending:
-                    if piece.output is None or rows >= limit_rows:
+                    if assignment.halted or piece.output is None or rows >= limit_rows:
                         break
                     found.append(piece)
                     rows += piece.rows
@@ -160,6 +171,7 @@ class Progress:
                     continue
                 assignment.pending.popleft()
                 assignment.committed = piece.next_offset
+                assignment.tally = piece.tally
                 assignment.held_rows -= piece.rows
                 assignment.held_bytes -= piece.size_bytes
                 self._ready_rows -= piece.rows

@@ -32,6 +32,8 @@ class Route:
     revision: int
     live: tuple[ServedArm, ...] = ()
     shadows: tuple[ServedArm, ...] = ()
+    pass_until_ms: int = 0
+    """Requests up to this timestamp are rejected without limit."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,7 +142,7 @@ class Routes:
         self._failed[name] = failed
         live = tuple(one for one in served if one.arm.role == "live")
         shadows = tuple(one for one in served if one.arm.role == "shadow")
-        model.route = Route(name, table.revision, live, shadows)
+        model.route = Route(name, table.revision, live, shadows, table.rejections_pass_until_ms)
         model.routed.set()
         telemetry.gauge("tidemill_route_revision").labels(name).set(table.revision)
         self.report()

@@ -10,6 +10,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from inference.limits import decode_tally
 from inference.model import Fragment
 from inference.progress import Assignment, Place, Progress
 from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, topic_ids
@@ -112,6 +113,19 @@ class Source:
             if places:
                 self._begin([TopicPartition(*place) for place in places])
 
+    def hold(self, assignment: Assignment) -> None:
+        """Give up what is held of a partition that has halted: it stays in Kafka, and is read again once `halted` is taken off."""
+        with self._transaction:
+            if assignment.ended:
+                return
+            place = TopicPartition(assignment.topic, assignment.partition)
+            self._progress.revoke(assignment.topic, assignment.partition)
+            self._client.incremental_unassign([place])
+            self._begin([place])
+            again = self._progress.of(assignment.topic, assignment.partition)
+            if again is not None:
+                again.halted, again.oldest_ms = assignment.halted, assignment.oldest_ms
+
     def recreated(self) -> set[str]:
         """Topics that were deleted and created again since the client was opened."""
         found = topic_ids(self._admin, self._topics)
@@ -162,18 +176,24 @@ class Source:
             if topic_id is None:
                 raise Outage(f"topic {place.topic} is assigned and does not exist")
             start = place.offset
-            if start < 0 or (place.metadata and place.metadata != str(topic_id)):
+            of_topic, _, tally = (place.metadata or "").partition(" ")
+            if start < 0 or (of_topic and of_topic != str(topic_id)):
+                tally = ""
                 start, _ = self._client.get_watermark_offsets(
                     TopicPartition(place.topic, place.partition), timeout=REQUEST_TIMEOUT_SEC
                 )
             starts.append(TopicPartition(place.topic, place.partition, start))
-            self._progress.assign(Assignment(place.topic, place.partition, topic_id, start, start))
+            self._progress.assign(
+                Assignment(place.topic, place.partition, topic_id, start, start, tally=decode_tally(tally))
+            )
             self._paused.discard((place.topic, place.partition))
         self._client.incremental_assign(starts)
 
     def _pause(self, topics: Collection[str]) -> None:
-        """Make the paused partitions those of `topics`. A pause drops what was fetched ahead, so it is for long waits."""
-        wanted = {(a.topic, a.partition) for a in self._progress.assignments() if a.topic in topics}
+        """Make the paused partitions those of `topics`, and those that have halted. A pause drops what was fetched ahead, so it is for long waits."""
+        wanted = {
+            (a.topic, a.partition) for a in self._progress.assignments() if a.topic in topics or a.halted
+        }
         if pause := wanted - self._paused:
             self._client.pause([TopicPartition(*place) for place in pause])
         if resume := self._paused - wanted:
