@@ -5,6 +5,9 @@ from __future__ import annotations
 from cli.commands import Command
 
 BENCHMARKS: dict[str, Command] = {
+    "faults": Command(
+        "benchmarks.faults.command:command", "Break everything under load, then account for every event."
+    ),
     "throughput": Command(
         "benchmarks.throughput:command", "Predictions per second from a backlog, beside the limit and peers."
     ),

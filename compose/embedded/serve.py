@@ -31,6 +31,7 @@ from compose.embedded import stack
 from compose.embedded.ports import HOST
 from compose.embedded.running import AlreadyRunning, owner_pid, run_dir
 from compose.embedded.supervisor import Supervisor, write_json
+from compose.embedded.variation import variation
 from schemas.errors import UserError
 
 DISK_FLOOR_BYTES = 2 << 30
@@ -89,7 +90,10 @@ async def serve(
             loop.add_signal_handler(number, finish)
         following = loop.create_task(follow_parent(parent, finish))
         supervisor = Supervisor(
-            stack.processes(data_dir, ports, models_dir, services), data_dir / "logs", finish
+            stack.processes(data_dir, ports, models_dir, services),
+            data_dir / "logs",
+            finish,
+            held=variation().held,
         )
         description = {
             "pid": os.getpid(),
@@ -159,8 +163,29 @@ async def status_server(supervisor: Supervisor, description: dict[str, object]) 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), content_type="text/plain")
 
+    async def hold(request: web.Request) -> web.Response:
+        name = request.match_info["process"]
+        if name not in supervisor.records:
+            raise web.HTTPNotFound(text=f"no process {name!r}")
+        await supervisor.hold(name)
+        return web.Response(status=204)
+
+    async def release(request: web.Request) -> web.Response:
+        name = request.match_info["process"]
+        if name not in supervisor.records:
+            raise web.HTTPNotFound(text=f"no process {name!r}")
+        supervisor.release(name)
+        return web.Response(status=204)
+
     app = web.Application()
-    app.add_routes([web.get("/status", status), web.get("/metrics", metrics)])
+    app.add_routes(
+        [
+            web.get("/status", status),
+            web.get("/metrics", metrics),
+            web.post("/processes/{process}/hold", hold),
+            web.post("/processes/{process}/release", release),
+        ]
+    )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, HOST, 0, shutdown_timeout=1)

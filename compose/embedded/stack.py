@@ -22,6 +22,7 @@ from compose.embedded.kafka import Kafka, KafkaProbe
 from compose.embedded.ports import HOST, PortTaken, free_ports, is_free, owner
 from compose.embedded.process import NotReady, Process, Start
 from compose.embedded.triton import Triton
+from compose.embedded.variation import Variation, variation
 from runtime.settings import Settings, load_settings
 from schemas.errors import UserError
 
@@ -173,18 +174,21 @@ def processes(data_dir: Path, ports: Ports, models_dir: Path, services: Sequence
     """The stack: infrastructure, set-up (topics and migrations), and the named `services`."""
     common = settings(data_dir, ports, models_dir)
     environment = {**common.environment(), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    varied = variation()
     return [
-        *_infrastructure(data_dir, ports, common),
+        *_infrastructure(data_dir, ports, common, varied),
         Process(
             "setup", lambda: Start(_python("compose.setup"), environment),
             after=("kafka", "clickhouse"), once=True,
         ),
-        *(process for name in services for process in _service(name, environment)),
+        *(process for name in services for process in _service(name, environment, varied)),
     ]  # fmt: skip
 
 
-def _infrastructure(data_dir: Path, ports: Ports, common: Settings) -> list[Process]:
-    kafka = Kafka(HOST, ports.kafka, ports.kafka_controller, data_dir / "kafka")
+def _infrastructure(data_dir: Path, ports: Ports, common: Settings, varied: Variation) -> list[Process]:
+    kafka = Kafka(
+        HOST, ports.kafka, ports.kafka_controller, data_dir / "kafka", listeners=varied.kafka_listeners
+    )
     triton = Triton(
         HOST, ports.triton_http, ports.triton_grpc, ports.triton_metrics, data_dir / "triton",
         lambda repository: write_repository(common, repository),
@@ -219,14 +223,17 @@ def _python(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", *arguments]
 
 
-def _service(name: str, environment: Mapping[str, str]) -> list[Process]:
+def _service(name: str, environment: Mapping[str, str], varied: Variation) -> list[Process]:
     if name not in SERVICES:
         raise UserError(f"no service is named {name!r}; there are {', '.join(SERVICES)}")
     service = SERVICES[name]
+    replicas = varied.replicas.get(name, service.replicas)
+    arguments = tuple(varied.arguments.get(name, service.arguments))
+    own = {**environment, **varied.environment.get(name, {})}
     result = []
-    for slot in range(service.replicas):
-        life = ServiceLife(service.arguments, {**environment, "TIDEMILL_SLOT": str(slot)})
-        replica = name if service.replicas == 1 else f"{name}-{slot}"
+    for slot in range(replicas):
+        life = ServiceLife(arguments, {**own, "TIDEMILL_SLOT": str(slot)})
+        replica = name if replicas == 1 else f"{name}-{slot}"
         result.append(Process(replica, life.start, life.ready, after=service.after))
     return result
 

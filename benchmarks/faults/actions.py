@@ -1,0 +1,195 @@
+"""What each kind of fault does, and the thread that does it when its time has come."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.faults.load import Load
+from benchmarks.faults.monitor import Monitor
+from benchmarks.faults.proxy import Mode
+from benchmarks.faults.recreate import recreate
+from benchmarks.faults.schedule import LINKS, Fault
+from benchmarks.faults.world import World
+
+ACTIVE_AT_ONCE: Final = 3
+
+
+@dataclass
+class Event:
+    """A fault as it happened; times in seconds since the load began."""
+
+    fault: Fault
+    began_sec: float
+    ended_sec: float | None = None
+    recovered_sec: float | None = None
+    """When the stages that it hit had committed all that was there at its end."""
+    failure: str = ""
+    """Why it could not be done."""
+
+
+Action = Callable[[World, Load, Fault], AbstractContextManager[None]]
+
+
+@contextmanager
+def _signalled(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+    """An instant: the process gets its signal and the supervisor starts the next."""
+    number = signal.SIGKILL if fault.kind in ("kill", "kill_server") else signal.SIGTERM
+    world.signal(fault.target, number)
+    yield
+
+
+@contextmanager
+def _stopped(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+    pid = world.signal(fault.target, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        world.resume(pid)
+
+
+@contextmanager
+def _broken(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+    world.links.set(fault.target, MODES[fault.kind])
+    try:
+        yield
+    finally:
+        world.links.set(fault.target, Mode.OPEN)
+
+
+@contextmanager
+def _scaled_in(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+    world.hold(fault.target)
+    try:
+        yield
+    finally:
+        world.release(fault.target)
+
+
+@contextmanager
+def _scaled_out(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+    world.release(fault.target)
+    try:
+        yield
+    finally:
+        world.hold(fault.target)
+
+
+@contextmanager
+def _recreated(world: World, load: Load, _fault: Fault) -> Iterator[None]:
+    recreate(world, load)
+    yield
+
+
+MODES: Final[Mapping[str, Mode]] = {
+    "cut": Mode.CUT,
+    "stall": Mode.STALL,
+    "stall_past_session": Mode.STALL,
+    "delay": Mode.DELAY,
+    "lose_answers": Mode.DEAF,
+    "disk_full": Mode.DISK_FULL,
+    "too_many_parts": Mode.TOO_MANY_PARTS,
+}
+ACTIONS: Final[Mapping[str, Action]] = {
+    "kill": _signalled,
+    "kill_server": _signalled,
+    "restart": _signalled,
+    "terminate": _signalled,
+    "stop": _stopped,
+    "stop_past_session": _stopped,
+    "stop_past_insert": _stopped,
+    **dict.fromkeys(MODES, _broken),
+    "scale_in": _scaled_in,
+    "scale_out": _scaled_out,
+    "recreate": _recreated,
+}
+
+
+class Executor:
+    """Carries a schedule out: each fault in a thread of its own, few at once, one a target, and a recreation alone."""
+
+    def __init__(self, world: World, load: Load, monitor: Monitor, began: float) -> None:
+        self.events: list[Event] = []
+        self._world, self._load, self._monitor = world, load, monitor
+        self._began = began
+        self._busy: set[str] = set()
+        self._free = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    def run(self, faults: list[Fault], on_fault: Callable[[Event], None]) -> None:
+        """Return when all faults are over. `on_fault` hears of each as it begins."""
+        for fault in faults:
+            while (early := self._began + fault.begin_sec - time.monotonic()) > 0:
+                time.sleep(min(early, 0.2))
+                self._load.check()
+            with self._free:
+                while not self._may_begin(fault):
+                    self._free.wait()
+                self._busy.add(self._place(fault))
+                event = Event(fault, time.monotonic() - self._began)
+                self.events.append(event)
+            on_fault(event)
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            thread = threading.Thread(target=self._carry_out, args=(event,), name=str(fault), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def active(self) -> int:
+        """Faults under way."""
+        return len(self._busy)
+
+    def _may_begin(self, fault: Fault) -> bool:
+        if fault.kind == "recreate":
+            return not self._busy
+        if any(place == "requests" for place in self._busy):
+            return False
+        return len(self._busy) < ACTIVE_AT_ONCE and self._place(fault) not in self._busy
+
+    @staticmethod
+    def _place(fault: Fault) -> str:
+        """What no other fault may hit meanwhile. The stub is Triton's child: they die together."""
+        return "triton" if fault.target == "stub" else fault.target
+
+    def _carry_out(self, event: Event) -> None:
+        fault = event.fault
+        try:
+            with ACTIONS[fault.kind](self._world, self._load, fault):
+                time.sleep(fault.duration_sec)
+        except Exception as error:  # noqa: BLE001  a fault that could not be done is told in the report, which then fails
+            event.failure = f"{type(error).__name__}: {error}"
+        finally:
+            event.ended_sec = time.monotonic() - self._began
+            self._monitor.ended(event.fault.number, affected(fault))
+            with self._free:
+                self._busy.discard(self._place(fault))
+                self._free.notify_all()
+
+
+STAGES_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "gateway": ("gateway",),
+    "sink": ("sink",),
+    "labels": ("labels",),
+    "worker": ("worker",),
+    "triton": ("gateway",),
+    "stub": ("gateway",),
+    "clickhouse": ("sink", "labels"),
+    "kafka": ("gateway", "sink", "labels", "worker"),
+    "requests": ("gateway",),
+    "control": (),
+    "training": (),
+}
+
+
+def affected(fault: Fault) -> tuple[str, ...]:
+    """Stages whose progress shows the recovery; none if the part carries no events (control, training): its readiness does."""
+    if fault.target in LINKS:
+        return STAGES_OF[fault.target.partition("-")[0]]
+    return STAGES_OF[fault.target if fault.target in STAGES_OF else fault.target.rpartition("-")[0]]

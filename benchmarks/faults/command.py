@@ -1,0 +1,221 @@
+"""`tidemill bench faults`: break everything under load, then account for every event."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from benchmarks.faults import outcomes, report, schedule
+from benchmarks.faults.actions import Event, Executor
+from benchmarks.faults.bugs import BUGS
+from benchmarks.faults.load import Load
+from benchmarks.faults.monitor import Monitor, wait_caught_up
+from benchmarks.faults.proxy import Links
+from benchmarks.faults.rows import MODEL
+from benchmarks.faults.verify import Account, verify
+from benchmarks.faults.world import World
+from control.audit import audit
+from runtime.kafka import consumer
+from runtime.settings import Settings
+from warehouse.client import connect
+
+WARM_UP_SEC: Final = 5.0
+SECONDS_A_FAULT: Final = 3.0
+QUIET_SEC: Final = 180.0
+PROGRESS_SEC: Final = 5.0
+QUERY_SEC: Final = 600
+
+
+@click.command()
+@click.option("--faults", default=40, show_default=True, type=click.IntRange(min=0), help="How many.")
+@click.option("--seed", default=1, show_default=True, help="Of the schedule and of the load.")
+@click.option(
+    "--duration", "duration_sec", type=float, help="Seconds in which the faults begin.  [default: 3 a fault]"
+)
+@click.option("--rate", default=3000.0, show_default=True, help="Requests a second.")
+@click.option("--only", multiple=True, metavar="KIND[:TARGET]", help="These faults only; may be repeated.")
+@click.option(
+    "--longest", "longest_sec", default=75.0, show_default=True, help="No fault longer than so many seconds."
+)
+@click.option(
+    "--orphan-after",
+    "orphan_after_sec",
+    default=20,
+    show_default=True,
+    help="The model's feedback.orphan_after_sec.",
+)
+@click.option(
+    "--bug",
+    type=click.Choice(sorted(BUGS)),
+    help="Run a service with this seeded bug: the verdict must be bad.",
+)
+@click.option("--keep", is_flag=True, help="Keep the data folder; a bad verdict always does.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def command(
+    faults: int, seed: int, duration_sec: float | None, rate: float, only: tuple[str, ...], longest_sec: float,
+    orphan_after_sec: int, bug: str | None, keep: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Break everything under load, then account for every event.
+
+    The exit code is 1 if any guarantee is broken.
+    """
+    planned = schedule.draw(
+        seed, faults, SECONDS_A_FAULT * faults if duration_sec is None else duration_sec,
+        schedule.choose(only or (BUGS[bug].only if bug else ()), longest_sec),
+    )  # fmt: skip
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-faults-"))
+    run = Run(folder, planned, seed, rate, orphan_after_sec, bug)
+    finished = False
+    try:
+        found = run.run(duration_sec or 0.0)
+        finished = found["ok"]
+    finally:
+        if finished and not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            run.write_faults()
+            say(f"data, logs and faults.json are kept in {folder}")
+    click.echo(json.dumps(found) if as_json else "\n".join(report.lines(found)))
+    sys.exit(0 if found["ok"] else 1)
+
+
+class Run:
+    """One run, from an empty folder to the verdict."""
+
+    def __init__(
+        self,
+        folder: Path,
+        planned: list[schedule.Fault],
+        seed: int,
+        rate: float,
+        orphan_after_sec: int,
+        bug: str | None,
+    ) -> None:
+        self.events: list[Event] = []
+        self._folder = folder
+        self._planned = planned
+        self._seed = seed
+        self._rate = rate
+        self._orphan_after_sec = orphan_after_sec
+        self._bug = bug
+        self._recoveries: Mapping[int, Any] = {}
+        self._began = 0.0
+
+    def run(self, duration_sec: float) -> dict[str, Any]:
+        """Load and faults, then quiet, then the account. The load lasts at least `duration_sec`."""
+        mutation = (self._bug, BUGS[self._bug].service) if self._bug else None
+        with (
+            Links(schedule.LINKS) as links,
+            World(self._folder, links, self._orphan_after_sec, mutation) as world,
+        ):
+            say(f"the stack is up in {self._folder}")
+            load, monitor = Load(world.settings, self._seed, self._rate), Monitor(world)
+            load.start(world.request_topic_id())
+            try:
+                self._break(world, load, monitor, duration_sec)
+                load_sec = time.monotonic() - self._began
+                load.finish()
+                problems = self._quiet(world, monitor)
+                self._recoveries = dict(monitor.recoveries)
+            finally:
+                monitor.close()
+            say("accounting")
+            account, cells = self._account(world.settings, load)
+            audited = _audit(world.settings, account, len(load.ledger.topic_ids))
+        return report.result(
+            account, self.events, self._recoveries, monitor.memory_peaks_bytes, seed=self._seed, audit=audited,
+            load_sec=load_sec, cells=cells, bug=self._bug or "", problems=problems,
+        )  # fmt: skip
+
+    def _break(self, world: World, load: Load, monitor: Monitor, duration_sec: float) -> None:
+        time.sleep(WARM_UP_SEC)
+        load.check()
+        self._began = time.monotonic()
+        executor = Executor(world, load, monitor, self._began)
+        self.events = executor.events
+        told = 0.0
+
+        def on_fault(event: Event) -> None:
+            nonlocal told
+            if time.monotonic() >= told + PROGRESS_SEC:
+                told = time.monotonic()
+                say(
+                    f"{event.began_sec:7.1f} s  {len(executor.events)} of {len(self._planned)} faults, {load.ledger.sent:,} rows, "
+                    f"{len(monitor.unrecovered)} not recovered; now {event.fault}"
+                )
+
+        executor.run(self._planned, on_fault)
+        while (left := self._began + duration_sec - time.monotonic()) > 0:
+            time.sleep(min(left, 0.5))
+            load.check()
+        # Under load: a recovery is measured by what follows, too.
+        deadline = time.monotonic() + QUIET_SEC
+        while monitor.unrecovered and time.monotonic() < deadline:
+            time.sleep(0.2)
+            load.check()
+
+    def _quiet(self, world: World, monitor: Monitor) -> list[str]:
+        """Wait until all that was sent is through; what is not by then is a problem of its own."""
+        say("quiet: waiting for the stages to catch up")
+        problems = []
+        try:
+            wait_caught_up(world.settings, ("gateway", "sink", "labels"), QUIET_SEC)
+            # Orphans are told from labels that are early by their age, and then the sink has their dead letters to insert.
+            time.sleep(self._orphan_after_sec + 2)
+            wait_caught_up(world.settings, ("labels", "sink"), QUIET_SEC)
+        except TimeoutError as error:
+            problems.append(str(error))
+        return problems
+
+    def _account(self, settings: Settings, load: Load) -> tuple[Account, int]:
+        overrides: dict[str, Any] = {"enable.partition.eof": True}
+        reader = consumer(settings, f"account-{uuid.uuid4()}", **overrides)
+        client = connect(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password)
+        try:
+            account = verify(settings, reader, client, load.ledger, load.base_ms)
+            counted = outcomes.wait_for_metrics(client)
+        finally:
+            reader.close()
+            client.close()
+        account.note("metrics_mismatch", counted.differing, counted.example)
+        return account, counted.cells
+
+    def write_faults(self) -> None:
+        """What was done when, for whoever looks into a failure."""
+        rows = [
+            {
+                **event.fault._asdict(),
+                "began_sec": event.began_sec,
+                "ended_sec": event.ended_sec,
+                "failure": event.failure,
+                "recovery_sec": getattr(self._recoveries.get(event.fault.number), "took_sec", None),
+            }
+            for event in self.events
+        ]
+        (self._folder / "faults.json").write_text(json.dumps(rows, indent=1))
+
+
+def _audit(settings: Settings, account: Account, generations: int) -> dict[str, Any]:
+    """`tidemill audit` must come to the same. It knows what Kafka retains: answers to a deleted topic are answers to nothing."""
+    found = audit(settings, [MODEL], wait_sec=30.0).models[0]
+    said = {name: value for name, value in msgspec.to_builtins(found).items() if name != "examples"}
+    excused = account.events - found.requests if generations > 1 else 0
+    ok = found.faults == excused == found.unrequested and found.in_flight == 0 and found.shadow_missing == 0
+    if generations == 1:
+        ok = found.ok and found.requests == account.events and found.shadow_missing == 0
+    return {"ok": ok, **said}
+
+
+def say(line: str) -> None:
+    """Progress is for whoever watches, the result for whoever reads."""
+    click.echo(line, err=True)

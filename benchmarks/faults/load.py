@@ -1,0 +1,260 @@
+"""The load: requests with poison at a known rate, and feedback of every kind, by an idempotent producer; and what is known of it.
+
+Runs in a thread of its own. What was sent follows from the seed; only where the broker put it is kept, in arrays.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from confluent_kafka import KafkaError, Message
+from numpy.typing import NDArray
+
+from benchmarks.faults import rows
+from benchmarks.faults.rows import CASES, GOOD, MODEL, NO_CASE, PARTITIONS, POISON
+from runtime.headers import Headers
+from runtime.kafka import producer
+from runtime.settings import Settings
+from schemas.identity import prediction_id
+from schemas.topics import FEEDBACK, REQUESTS
+
+BLOCK: Final = 250
+LATE_SEC: Final = 3.0
+FIRST_CAPACITY: Final = 1 << 16
+UNACKNOWLEDGED: Final = 50_000
+"""Sent and not acknowledged: beyond it the load waits, as when the broker is away."""
+FLUSH_SEC: Final = 120.0
+
+
+class Undelivered(Exception):
+    """The broker did not take what was sent: the load knows no longer what is there."""
+
+
+class Ledger:
+    """Where each request came to lie: row → generation of the topic, offset and timestamp; partitions follow from the keys."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.sent = 0
+        self.topic_ids: list[uuid.UUID] = []
+        """By generation: a recreated topic has another one."""
+        self.first_rows: list[int] = []
+        """By generation."""
+        self.offsets: NDArray[np.int64] = np.full(FIRST_CAPACITY, -1, np.int64)
+        self.timestamps_ms: NDArray[np.int64] = np.zeros(FIRST_CAPACITY, np.int64)
+        self.odd_feedback: dict[tuple[int, int], tuple[str, bytes]] = {}
+        """(partition, offset) → reason and value of feedback that must be dead-lettered; one record in a thousand."""
+        self.feedback_records = 0
+
+    def grow(self, end: int) -> None:
+        """Make room for rows below `end`."""
+        if end > len(self.offsets):
+            more = max(len(self.offsets), end)
+            self.offsets = np.concatenate([self.offsets, np.full(more, -1, np.int64)])
+            self.timestamps_ms = np.concatenate([self.timestamps_ms, np.zeros(more, np.int64)])
+
+    def generation(self, topic_id: uuid.UUID) -> None:
+        """What is sent from now on goes to this topic."""
+        self.topic_ids.append(topic_id)
+        self.first_rows.append(self.sent)
+
+
+class Load:
+    """Sends until told to stop. `base_ms` is the event time of feedback on row 0."""
+
+    def __init__(self, settings: Settings, seed: int, rate_rows_per_sec: float) -> None:
+        self.ledger = Ledger(seed)
+        self.failure: BaseException | None = None
+        self.base_ms = time.time_ns() // 1_000_000
+        self._rate = rate_rows_per_sec
+        self._requests, self._feedback = REQUESTS.for_model(MODEL), FEEDBACK.for_model(MODEL)
+        self._topic_id_of: Callable[[], uuid.UUID] | None = None
+        self._stop, self._pause, self._paused = threading.Event(), threading.Event(), threading.Event()
+        self._failed: KafkaError | None = None
+        self._unacknowledged = 0
+        self._answered_for = 0
+        """Rows below have had their late feedback."""
+        # A record must never be given up: what the broker has would be unknown.
+        forever: dict[str, Any] = {"message.timeout.ms": 0, "linger.ms": 10, "acks": "all"}
+        self._producer = producer(settings, **forever)
+        self._thread = threading.Thread(target=self._guarded, name="load", daemon=True)
+
+    def start(self, topic_id: uuid.UUID) -> None:
+        """Begin, with the request topic of this id."""
+        self.ledger.generation(topic_id)
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Return when nothing more is sent and everything sent is acknowledged."""
+        self._pause.set()
+        while not self._paused.wait(0.1):
+            self.check()
+
+    def resume(self, topic_id: uuid.UUID | None = None) -> None:
+        """Go on, if `topic_id` is given in a recreated topic."""
+        if topic_id is not None:
+            self.ledger.generation(topic_id)
+        self._paused.clear()
+        self._pause.clear()
+
+    def finish(self) -> None:
+        """Send what feedback is owed, and end."""
+        self._stop.set()
+        self._pause.clear()
+        self._thread.join()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what ended the load before its time."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  handed to whoever asks
+            self.failure = error
+            self._paused.set()
+
+    def _run(self) -> None:
+        budget, last = 0.0, time.monotonic()
+        while not self._stop.is_set():
+            if self._pause.is_set():
+                self._flush()
+                self._paused.set()
+                while self._pause.is_set() and not self._stop.is_set():
+                    self._stop.wait(0.02)
+                last = time.monotonic()
+                continue
+            now = time.monotonic()
+            budget = min(budget + (now - last) * self._rate, self._rate)
+            last = now
+            if budget < BLOCK or self._unacknowledged > UNACKNOWLEDGED:
+                self._poll(0.01)
+                continue
+            budget -= BLOCK
+            self._send_block(self.ledger.sent, self.ledger.sent + BLOCK)
+            self._send_late(int(self.ledger.sent - LATE_SEC * self._rate))
+            self._poll(0)
+        self._flush()
+        self._send_late(self.ledger.sent)
+        self._flush()
+
+    def _poll(self, timeout_sec: float) -> None:
+        self._producer.poll(timeout_sec)
+        if self._failed is not None:
+            raise Undelivered(self._failed.str())
+
+    def _flush(self) -> None:
+        deadline = time.monotonic() + FLUSH_SEC
+        while self._producer.flush(1.0):
+            if time.monotonic() > deadline:
+                raise Undelivered(f"{len(self._producer)} records after {FLUSH_SEC:.0f} s")
+        self._poll(0)
+
+    def _send_block(self, first: int, end: int) -> None:
+        ledger, seed = self.ledger, self.ledger.seed
+        which = np.arange(first, end)
+        ledger.grow(end)
+        kinds, key_of = rows.poison_kinds(seed, which).tolist(), rows.keys(seed, which).tolist()
+        for row, value in enumerate(rows.values(seed, first, end), start=first):
+            key, kind = key_of[row - first], kinds[row - first]
+            headers: Headers | None = [*POISON[kind].headers] if kind != GOOD else None
+            self._produce(self._requests, value, key, self._place(row), headers)
+        ledger.sent = end
+        self._send_feedback(first, end, late=False)
+        self._send_odd(first, end, key_of)
+
+    def _place(self, row: int) -> Callable[[KafkaError | None, Message], None]:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            self._unacknowledged -= 1
+            if error is not None:
+                self._failed = error
+                return
+            self.ledger.offsets[row] = message.offset() or 0
+            self.ledger.timestamps_ms[row] = message.timestamp()[1]
+
+        return delivered
+
+    def _send_late(self, end: int) -> None:
+        """Late feedback on rows below `end`, as far as they are acknowledged."""
+        while self._answered_for + BLOCK <= end:
+            first = self._answered_for
+            if (self.ledger.offsets[first : first + BLOCK] < 0).any():
+                return  # a prediction's id needs the offset; it comes with the next block
+            self._send_feedback(first, first + BLOCK, late=True)
+            self._answered_for += BLOCK
+
+    def _send_feedback(self, first: int, end: int, *, late: bool) -> None:
+        seed = self.ledger.seed
+        which = np.arange(first, end)
+        case_of = rows.cases(seed, which)
+        chosen = np.flatnonzero(case_of != NO_CASE)
+        key_of = rows.keys(seed, which)
+        for n in chosen.tolist():
+            for said in CASES[int(case_of[n])]:
+                if said.late is late:
+                    self._say(first + n, int(key_of[n]), said)
+
+    def _say(self, row: int, key: int, said: rows.Said) -> None:
+        truth = rows.CLASSES[int(rows.truths(self.ledger.seed, np.array([row]), np.array([said.number]))[0])]
+        if said.by_prediction:
+            about = f'"prediction_id":"{self.prediction_id(row, key % PARTITIONS)}"'
+        else:
+            about = f'"request_id":"{row}"'
+        at_ms = self.base_ms + row + said.at
+        value = f'{{"kind":"label","value":"{truth}","feedback_id":"{row}-{said.number}","at_ms":{at_ms},{about}}}'
+        self._produce(self._feedback, value.encode(), key, self._counted)
+
+    def _send_odd(self, first: int, end: int, key_of: list[int]) -> None:
+        """Feedback on nothing, and feedback that is none."""
+        for row in range(first, end):
+            if row % rows.ORPHAN_OF == 0:
+                value = (
+                    f'{{"kind":"label","value":"yes","feedback_id":"{row}-orphan","request_id":"nobody-{row}"}}'
+                ).encode()
+                self._produce(self._feedback, value, key_of[row - first], self._odd("orphan_feedback", value))
+            if row % rows.BAD_OF == 0:
+                reason, text = rows.BAD_FEEDBACK[row // rows.BAD_OF % len(rows.BAD_FEEDBACK)]
+                value = text % row
+                self._produce(self._feedback, value, key_of[row - first], self._odd(reason, value))
+
+    def _odd(self, reason: str, value: bytes) -> Callable[[KafkaError | None, Message], None]:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            self._counted(error, message)
+            self.ledger.odd_feedback[message.partition() or 0, message.offset() or 0] = reason, value
+
+        return delivered
+
+    def _counted(self, error: KafkaError | None, _message: Message) -> None:
+        self._unacknowledged -= 1
+        self.ledger.feedback_records += 1
+        if error is not None:
+            self._failed = error
+
+    def prediction_id(self, row: int, partition: int) -> uuid.UUID:
+        """The id that the answer to an acknowledged row must have."""
+        ledger = self.ledger
+        generation = int(np.searchsorted(ledger.first_rows, row, side="right")) - 1
+        return prediction_id(
+            int(ledger.timestamps_ms[row]), ledger.topic_ids[generation], partition, int(ledger.offsets[row])
+        )
+
+    def _produce(
+        self, topic: str, value: bytes, key: int, delivered: Callable[..., None],
+        headers: Headers | None = None,
+    ) -> None:  # fmt: skip
+        self._unacknowledged += 1
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value, b"k%d" % key, key % PARTITIONS, on_delivery=delivered, headers=headers
+                )
+                return
+            except BufferError:
+                self._poll(0.1)

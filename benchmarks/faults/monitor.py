@@ -1,0 +1,213 @@
+"""Watches from outside: how far each stage has committed, when it has recovered from a fault, and how much memory each process takes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from benchmarks.faults.rows import MODEL, PARTITIONS
+from benchmarks.faults.world import World, memory_bytes
+from compose.embedded.running import NotRunning
+from runtime.kafka import consumer
+from runtime.settings import Settings
+from schemas.topics import DEAD_LETTERS, FEEDBACK, OBSERVATIONS, OUTCOMES, REQUESTS
+
+TICK_SEC: Final = 0.1
+KAFKA_SEC: Final = 2.0
+MEMORY_EVERY_SEC: Final = 2.0
+
+READS: Final = {
+    "gateway": {REQUESTS.for_model(MODEL): PARTITIONS},
+    "sink": {
+        OBSERVATIONS.name: OBSERVATIONS.partitions,
+        OUTCOMES.name: OUTCOMES.partitions,
+        DEAD_LETTERS.name: DEAD_LETTERS.partitions,
+    },
+    "labels": {FEEDBACK.for_model(MODEL): PARTITIONS},
+    "worker": {OBSERVATIONS.name: OBSERVATIONS.partitions, OUTCOMES.name: OUTCOMES.partitions},
+}
+"""Stage (and consumer group) → topics with their partitions."""
+
+Places = dict[tuple[str, int], int]
+
+
+@dataclass
+class _Pending:
+    """A fault that is over, with the offsets that its stages have yet to reach."""
+
+    stages: tuple[str, ...]
+    targets: dict[str, Places] | None = None
+    """None until Kafka could be asked."""
+
+
+@dataclass
+class Recovery:
+    """Of one fault: when it had recovered (monotonic seconds), and how long that took from the last end of a fault that hit the same."""
+
+    at: float
+    took_sec: float
+
+
+class Offsets:
+    """How far the stages are, by clients that are not for two threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clients: dict[str, Consumer] = {}
+
+    def ends(self, stage: str) -> Places:
+        """Where what the stage reads ends now."""
+        client = self._client(stage)
+        found: Places = {}
+        for topic, partitions in READS[stage].items():
+            for partition in range(partitions):
+                marks = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=KAFKA_SEC)
+                found[topic, partition] = int(marks[1]) if marks else 0
+        return found
+
+    def committed(self, stage: str) -> Places:
+        """How far the stage has committed."""
+        places = [TopicPartition(topic, p) for topic, n in READS[stage].items() for p in range(n)]
+        found = self._client(stage).committed(places, timeout=KAFKA_SEC)
+        return {(place.topic, place.partition): max(place.offset, 0) for place in found}
+
+    def _client(self, stage: str) -> Consumer:
+        """A client with the group's name only to read its offsets: it subscribes to nothing, so it is no member."""
+        if stage not in self._clients:
+            options: dict[str, Any] = {"reconnect.backoff.max.ms": 200, "log_level": 0}
+            self._clients[stage] = consumer(self._settings, stage, **options)
+        return self._clients[stage]
+
+    def lag(self, stage: str) -> int:
+        """Records that are there and not committed, markers counted as records."""
+        committed = self.committed(stage)
+        return sum(max(end - committed[place], 0) for place, end in self.ends(stage).items())
+
+    def forget(self) -> None:
+        """After the broker was away: a client that saw that may wait long before it tries again."""
+        self.close()
+        self._clients.clear()
+
+    def close(self) -> None:
+        """Let go."""
+        for client in self._clients.values():
+            client.close()
+
+
+def wait_caught_up(settings: Settings, stages: tuple[str, ...], deadline_sec: float) -> None:
+    """Until the stages have committed all there is; who calls has paused the load.
+
+    Raises:
+        TimeoutError: names the stage and its lag.
+    """
+    offsets = Offsets(settings)
+    deadline = time.monotonic() + deadline_sec
+    try:
+        for stage in stages:
+            while True:
+                try:
+                    lag = offsets.lag(stage)
+                except KafkaException:
+                    lag = -1
+                    offsets.forget()
+                if lag == 0:
+                    break
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"{stage} has {lag} records left after {deadline_sec:.0f} s"
+                        if lag > 0
+                        else f"Kafka does not say how far {stage} is"
+                    )
+                time.sleep(TICK_SEC)
+    finally:
+        offsets.close()
+
+
+@dataclass
+class Monitor:
+    """A thread that asks Kafka; the harness reads `recoveries` and `memory_peaks_bytes`."""
+
+    world: World
+    recoveries: dict[int, Recovery] = field(default_factory=dict)
+    memory_peaks_bytes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._ended: dict[str, float] = {}
+        """Stage → end of the last fault that hit it."""
+        self._stop = threading.Event()
+        self._offsets = Offsets(self.world.settings)
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self._thread.start()
+
+    def ended(self, number: int, stages: tuple[str, ...]) -> None:
+        """The fault of this number is over."""
+        now = time.monotonic()
+        with self._lock:
+            for stage in stages or ("",):
+                self._ended[stage] = now
+            self._pending[number] = _Pending(stages)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(4 * KAFKA_SEC)
+
+    @property
+    def unrecovered(self) -> list[int]:
+        """Faults whose stages have not caught up yet."""
+        with self._lock:
+            return sorted(self._pending)
+
+    def _run(self) -> None:
+        measured = 0.0
+        while not self._stop.wait(TICK_SEC):
+            with self._lock:
+                pending = list(self._pending.items())
+            try:
+                for number, one in pending:
+                    self._look(number, one)
+            except KafkaException:
+                self._offsets.forget()
+            except NotRunning:
+                continue
+            if time.monotonic() >= measured + MEMORY_EVERY_SEC:
+                measured = time.monotonic()
+                self._measure()
+        self._offsets.close()
+
+    def _look(self, number: int, one: _Pending) -> None:
+        if not one.stages:
+            status = self.world.status()
+            if not all(status[name]["state"] == "ready" for name in ("control", "training")):
+                return
+        else:
+            if one.targets is None:
+                one.targets = {stage: self._offsets.ends(stage) for stage in one.stages}
+            for stage in list(one.targets):
+                committed = self._offsets.committed(stage)
+                if all(committed[place] >= end for place, end in one.targets[stage].items()):
+                    del one.targets[stage]
+            if one.targets:
+                return
+        now = time.monotonic()
+        with self._lock:
+            last = max(self._ended[stage] for stage in one.stages or ("",))
+            del self._pending[number]
+            self.recoveries[number] = Recovery(now, max(now - last, 0.0))
+
+    def _measure(self) -> None:
+        """Peak memory by kind of process, and of this harness."""
+        sizes = {"harness": memory_bytes(os.getpid(), children=False)}
+        for name, row in self.world.status().items():
+            if row["pid"] is not None:
+                kind = name.rpartition("-")[0] or name
+                sizes[kind] = max(sizes.get(kind, 0), memory_bytes(row["pid"]))
+        for kind, size in sizes.items():
+            self.memory_peaks_bytes[kind] = max(size, self.memory_peaks_bytes.get(kind, 0))

@@ -1,0 +1,87 @@
+"""The result as one object, and as text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.faults.actions import Event
+from benchmarks.faults.monitor import Recovery
+from benchmarks.faults.verify import Account
+
+CLASSES: Final = ("ordinary", "restart", "long")
+
+
+def result(
+    account: Account, events: Iterable[Event], recoveries: Mapping[int, Recovery], memory_bytes: Mapping[str, int],
+    *, seed: int, audit: Mapping[str, Any], load_sec: float, cells: int, bug: str, problems: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    """One object; `ok` is the verdict."""
+    events = list(events)
+    took: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        recovery = recoveries.get(event.fault.number)
+        if recovery is not None:
+            took[event.fault.recovery].append(recovery.took_sec)
+        elif not event.failure:
+            problems = [*problems, f"{event.fault}: its stages did not recover"]
+    problems = problems + [f"{event.fault}: {event.failure}" for event in events if event.failure]
+    counts = {name: value for name, value in asdict(account).items() if name != "examples"}
+    broken = account.broken
+    return {
+        "ok": not broken and not problems and bool(audit.get("ok")),
+        "seed": seed,
+        "bug": bug,
+        "faults": len(events),
+        **counts,
+        **{
+            f"recovery{'' if kind == 'ordinary' else '_' + kind}_{name}_s": percentile(took[kind], share)
+            for kind in CLASSES
+            for name, share in (("p50", 50), ("p99", 99), ("max", 100))
+        },
+        "rows_per_sec": round(account.events / load_sec) if load_sec else 0,
+        "load_sec": round(load_sec, 1),
+        "metrics_cells": cells,
+        "memory_peak_mb": {name: round(size / 1e6) for name, size in sorted(memory_bytes.items())},
+        "by_kind": _by_kind(events),
+        "audit": dict(audit),
+        "broken": broken,
+        "problems": problems,
+        "examples": account.examples,
+    }
+
+
+def percentile(values: list[float], share: float) -> float | None:
+    """In seconds, to the hundredth; None of nothing."""
+    return round(float(np.percentile(values, share)), 2) if values else None
+
+
+def _by_kind(events: Iterable[Event]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for event in events:
+        counts[event.fault.kind] += 1
+    return dict(sorted(counts.items()))
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What a person reads."""
+    verdict = "every guarantee holds" if found["ok"] else "BROKEN"
+    text = [
+        f"{found['faults']} faults over {found['events']:,} requests and {found['feedback']:,} feedback records"
+        f" ({found['rows_per_sec']:,} rows/s), seed {found['seed']}: {verdict}",
+        f"  lost {found['lost']}, duplicated {found['duplicated']}, torn {found['torn']}, misordered {found['misordered']}, "
+        f"poison {found['poison_dead_lettered']} of {found['poison_injected']} dead-lettered",
+        f"  outcomes {found['outcomes']:,}, {found['outcomes_mismatch']} wrong; "
+        f"counters {found['metrics_cells']:,}, {found['metrics_mismatch']} wrong; "
+        f"shadow rows {found['shadow_rows']:,}, {found['shadow_missing']} missing",
+        f"  recovery p50 {found['recovery_p50_s']} s, p99 {found['recovery_p99_s']} s; "
+        f"after restarts of broker and warehouse {found['recovery_restart_p99_s']} s; after long stops {found['recovery_long_p99_s']} s",
+    ]  # fmt: skip
+    text += [f"  broken: {name} {count}" for name, count in found["broken"].items()]
+    text += [f"  problem: {problem}" for problem in found["problems"]]
+    text += [f"  {name}: {example}" for name, some in found["examples"].items() for example in some]
+    return text

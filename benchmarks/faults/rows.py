@@ -1,0 +1,183 @@
+"""What is sent as request `i` of a seed, and what must come of it: functions of (seed, i) alone, so that nothing has to be kept."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+MODEL: Final = "faulted"
+CLASSES: Final = ("no", "yes")
+SPEC: Final = f"""
+name = "{MODEL}"
+description = "What the fault harness serves: two numbers, one linear layer."
+task = "binary"
+classes = ["no", "yes"]
+module = "model:Linear"
+
+[features]
+x = {{ type = "float", min = 0, max = 1 }}
+y = {{ type = "float", min = 0, max = 1 }}
+
+[serve]
+partitions = 4
+
+[feedback]
+orphan_after_sec = ORPHAN_AFTER_SEC
+
+[monitor]
+segments = ["x:2"]
+
+[monitor.drift]
+inputs = "none"
+loss = "none"
+
+[train]
+update_every_labels = 0
+"""
+MODULE: Final = '''"""One linear layer."""
+
+from torch import nn
+
+
+class Linear(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.layer = nn.Linear(shape.dense, shape.outputs)
+
+    def forward(self, inputs):
+        return self.layer(inputs["dense"])
+'''
+PARTITIONS: Final = 4
+KEYS: Final = 4096
+POISON_PER_MILLION: Final = 5000
+OVERSIZED_BYTES: Final = 65_536
+
+Ints = NDArray[np.int64]
+
+
+class Poison(NamedTuple):
+    """A record that can never be served, and the reason that must be given."""
+
+    reason: str
+    value: bytes
+    """With one `%d` for the row's number."""
+    headers: tuple[tuple[str, bytes], ...] = ()
+    padding: int = 0
+    """Blanks behind it."""
+
+
+POISON: Final = (
+    Poison("undecodable", b'{"features":{"x":0.5,"y":0.5},"request_id":"%d"'),
+    Poison("undecodable", b'\xff\xfe not JSON %d'),
+    Poison("missing_field", b'{"features":{"x":0.5},"request_id":"%d"}'),
+    Poison("wrong_type", b'{"features":{"x":0.5,"y":"a text"},"request_id":"%d"}'),
+    Poison("out_of_range", b'{"features":{"x":0.5,"y":7},"request_id":"%d"}'),
+    Poison("unknown_field", b'{"features":{"x":0.5,"y":0.5,"z":1},"request_id":"%d"}'),
+    Poison("wrong_model", b'{"features":{"x":0.5,"y":0.5},"request_id":"%d","model":"another"}'),
+    Poison("bad_envelope", b'{"features":[],"request_id":"%d"}'),
+    Poison("unsupported_content_type", b"<x>%d</x>", (("content-type", b"text/xml"),)),
+    Poison("oversized", b'{"features":{"x":0.5,"y":0.5},"request_id":"%d"}', padding=OVERSIZED_BYTES),
+)  # fmt: skip
+GOOD: Final = -1
+
+
+def mix(seed: int, rows: Ints) -> NDArray[np.uint64]:
+    """Pseudo-random 64 bits a row (splitmix64)."""
+    u = np.uint64
+    with np.errstate(over="ignore"):
+        x = rows.astype(u) * u(0x9E3779B97F4A7C15) + u((seed * 0xD1B54A32D192ED03) & (1 << 64) - 1)
+        x = (x ^ (x >> u(30))) * u(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> u(27))) * u(0x94D049BB133111EB)
+        found: NDArray[np.uint64] = x ^ (x >> u(31))
+    return found
+
+
+def poison_kinds(seed: int, rows: Ints) -> NDArray[np.int64]:
+    """Position in `POISON`, or `GOOD`."""
+    bits = mix(seed, rows)
+    drawn = (bits % np.uint64(1_000_000)).astype(np.int64)
+    # An oversized record is a thousand ordinary ones: it comes a tenth as often as the other kinds.
+    kind = ((bits >> np.uint64(24)) % np.uint64(10 * len(POISON) - 9)).astype(np.int64) // 10
+    return np.where(drawn < POISON_PER_MILLION, kind, GOOD)
+
+
+def keys(seed: int, rows: Ints) -> Ints:
+    """The key's number; its partition is that modulo `PARTITIONS`."""
+    return ((mix(seed, rows) >> np.uint64(40)) % np.uint64(KEYS)).astype(np.int64)
+
+
+def values(seed: int, first: int, end: int) -> list[bytes]:
+    """The requests of rows [first, end) as they are sent."""
+    rows = np.arange(first, end)
+    bits = mix(seed + 1, rows)
+    x = (bits % np.uint64(1_000_000)).tolist()
+    y = ((bits >> np.uint64(32)) % np.uint64(1_000_000)).tolist()
+    found = [
+        b'{"features":{"x":0.%06d,"y":0.%06d},"request_id":"%d"}' % (x[n], y[n], first + n)
+        for n in range(end - first)
+    ]
+    kinds = poison_kinds(seed, rows)
+    for n in np.flatnonzero(kinds != GOOD).tolist():
+        found[n] = poisoned(int(kinds[n]), first + n)
+    return found
+
+
+def poisoned(kind: int, row: int) -> bytes:
+    """The value of a poisoned row."""
+    poison = POISON[kind]
+    return poison.value % row + b" " * poison.padding
+
+
+# ── feedback ──
+
+
+class Said(NamedTuple):
+    """One piece of feedback that a case sends."""
+
+    number: int
+    """Part of the feedback's id: equal numbers are repeats."""
+    late: bool
+    """Sent some seconds after the request; if not, at once, most likely before it is answered."""
+    by_prediction: bool = False
+    at: int = 0
+    """Event time relative to the row's, in ms: newer revises older."""
+
+
+CASES: Final[tuple[tuple[Said, ...], ...]] = (
+    (Said(0, late=False),),                                                         # early
+    (Said(0, late=True),),                                                          # late, by request
+    (Said(0, late=True, by_prediction=True),),                                      # late, by prediction
+    (Said(0, late=False), Said(0, late=True)),                                      # a repeat
+    (Said(0, late=False), Said(1, late=True, at=1)),                                # revised
+    (Said(0, late=True, by_prediction=True), Said(1, late=True, at=1)),             # revised at once, named in another way
+    (Said(1, late=False, at=1), Said(0, late=True)),                                # an older one comes late: ignored
+)  # fmt: skip
+CASE_OF: Final = 47
+"""A row in so many gets each case; what is left gets none."""
+ORPHAN_OF: Final = 1009
+BAD_OF: Final = 1013
+BAD_FEEDBACK: Final = (
+    ("unknown_category", b'{"kind":"label","value":"perhaps","request_id":"%d"}'),
+    ("undecodable", b'{"kind":"label","value":"yes","request_id":"%d"'),
+    ("missing_field", b'{"kind":"label","value":"yes","source":"%d"}'),
+)
+NO_CASE: Final = -1
+
+
+def cases(seed: int, rows: Ints) -> Ints:
+    """Which of `CASES` a row gets, or `NO_CASE`: rows that are poison get none."""
+    drawn = (mix(seed + 2, rows) % np.uint64(CASE_OF)).astype(np.int64)
+    return np.where((drawn < len(CASES)) & (poison_kinds(seed, rows) == GOOD), drawn, NO_CASE)
+
+
+def truths(seed: int, rows: Ints, number: Ints) -> Ints:
+    """The class that feedback `number` on a row gives."""
+    return ((mix(seed + 3, rows) >> number.astype(np.uint64)) & np.uint64(1)).astype(np.int64)
+
+
+def final_numbers(case: Ints) -> Ints:
+    """The feedback that holds in the end: of the highest event time."""
+    newest = np.array([max(said, key=lambda one: one.at).number for said in CASES] + [0])
+    return newest[case]

@@ -1,0 +1,207 @@
+"""The stack that is broken: a small model with a live and a shadow arm, replicas, and a proxy on every link."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psutil
+
+from benchmarks import deploy
+from benchmarks.faults import rows
+from benchmarks.faults.proxy import Links
+from benchmarks.faults.rows import MODEL
+from benchmarks.faults.schedule import LINKS, SPARES
+from compose.embedded.ports import HOST, free_ports
+from compose.embedded.running import Started
+from compose.embedded.stack import SERVICES, running_settings
+from compose.embedded.variation import VARIABLE, Listener, Variation
+from runtime.clock import now_ms
+from runtime.kafka import admin, producer, topic_ids
+from runtime.settings import Settings
+from schemas.events import Arm, RouteTable
+from schemas.spec import SPEC_FILE
+from schemas.topics import REQUESTS, ROUTES
+
+READY_SEC: Final = 120.0
+REPLICAS: Final = {"gateway": 3, "sink": 3, "labels": 3, "worker": 3}
+"""The last of each runs only while a scale-out lasts."""
+STUB: Final = "triton_python_backend_stub"
+
+
+class World:
+    """The stack, from its start to its end; a context. `mutation` names a bug of `benchmarks.faults.bugs` and the service it is put in."""
+
+    settings: Settings
+    """As a client outside of all proxies is told."""
+
+    def __init__(
+        self, folder: Path, links: Links, orphan_after_sec: int, mutation: tuple[str, str] | None
+    ) -> None:
+        self.folder = folder
+        self.links = links
+        self._orphan_after_sec = orphan_after_sec
+        self._mutation = mutation
+
+    def __enter__(self) -> World:
+        models_dir, data_dir = self.folder / "models", self.folder / "data"
+        model_dir = models_dir / MODEL
+        model_dir.mkdir(parents=True)
+        (model_dir / SPEC_FILE).write_text(rows.SPEC.replace("ORPHAN_AFTER_SEC", str(self._orphan_after_sec)))
+        (model_dir / "model.py").write_text(rows.MODULE)
+        store = Settings(models_dir=models_dir, artifacts_dir=data_dir / "artifacts")
+        artifacts = [
+            deploy.write_version(store, MODEL, version, seed) for seed, version in enumerate(("1.0", "2.0"))
+        ]
+        variation = self._variation()
+        file = self.folder / "variation.json"
+        file.write_bytes(msgspec.json.encode(variation))
+        environment = {VARIABLE: str(file), "TIDEMILL_MODELS_DIR": str(models_dir)}
+        self._started = Started(data_dir, ports="ephemeral", environment=environment)
+        try:
+            self._connect(variation)
+            self._wait_setup()
+            self.settings = running_settings(data_dir)
+            self.write_route(artifacts)
+            self.release("control")
+            self._started.wait_ready(READY_SEC)
+        except BaseException:
+            self._started.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._started.end()
+
+    def _variation(self) -> Variation:
+        listeners, environment = {}, {}
+        for name in SERVICES:
+            (port,) = free_ports(1)
+            listeners[name] = Listener(port=port, advertised_port=self.links.port(f"{name}-kafka"))
+            environment[name] = {"TIDEMILL_KAFKA_BOOTSTRAP": f"{HOST}:{listeners[name].advertised_port}"}
+            if f"{name}-triton" in LINKS:
+                environment[name]["TIDEMILL_TRITON_GRPC_URL"] = f"{HOST}:{self.links.port(f'{name}-triton')}"
+            if f"{name}-clickhouse" in LINKS:
+                environment[name]["TIDEMILL_CLICKHOUSE_URL"] = (
+                    f"http://{HOST}:{self.links.port(f'{name}-clickhouse')}"
+                )
+        arguments: dict[str, list[str]] = {}
+        if self._mutation is not None:
+            bug, service = self._mutation
+            arguments[service] = ["benchmarks.faults.mutant", bug, *SERVICES[service].arguments]
+        # Control would read the route before it is written, and hold to what it read.
+        return Variation(
+            replicas=REPLICAS, held=[*SPARES, "control"], environment=environment, kafka_listeners=listeners,
+            arguments=arguments,
+        )  # fmt: skip
+
+    def _connect(self, variation: Variation) -> None:
+        ports: Mapping[str, int] = self._started.description["ports"]
+        upstream = {"triton": ports["triton_grpc"], "clickhouse": ports["clickhouse"]}
+        for link in LINKS:
+            service, _, server = link.partition("-")
+            self.links.connect(
+                link, variation.kafka_listeners[service].port if server == "kafka" else upstream[server]
+            )
+
+    def _wait_setup(self) -> None:
+        deadline = time.monotonic() + READY_SEC
+        while self.status()["setup"]["state"] != "done":
+            if time.monotonic() > deadline:
+                raise TimeoutError("the stack's topics and tables were not made in time")
+            time.sleep(0.05)
+
+    def write_route(self, artifacts: list[str]) -> None:
+        """The first artifact answers, the second is its shadow; frozen, so that the automaton leaves it so."""
+        arms = [
+            Arm(name="champion", role="live", version="1.0", artifact=artifacts[0]),
+            Arm(name="challenger", role="shadow", version="2.0", artifact=artifacts[1]),
+        ]
+        table = RouteTable(
+            event_id=str(uuid.uuid4()), model=MODEL, at_ms=now_ms(), revision=1, stage="steady", arms=arms, frozen=True,
+            champion=arms[0].version, major=arms[0].version, retained=artifacts,
+        )  # fmt: skip
+        client = producer(self.settings)
+        client.produce(ROUTES.name, msgspec.json.encode(table), MODEL.encode())
+        if client.flush(10):
+            raise TimeoutError("the route was not taken within 10 s")
+
+    # ── processes ──
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """One row a process, by name."""
+        return {row["process"]: row for row in self._started.status()["processes"]}
+
+    def pid(self, target: str) -> int | None:
+        """The pid of a process, or of Triton's Python stub; None while there is none."""
+        if target != "stub":
+            found: int | None = self.status()[target]["pid"]
+            return found
+        server = self.status()["triton"]["pid"]
+        if server is None:
+            return None
+        try:
+            children = psutil.Process(server).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return None
+        return next((int(child.pid) for child in children if child.name()[:15] == STUB[:15]), None)
+
+    def signal(self, target: str, number: signal.Signals, wait_sec: float = 30.0) -> int:
+        """Send a signal, as soon as there is a process to get it; its pid."""
+        deadline = time.monotonic() + wait_sec
+        while True:
+            pid = self.pid(target)
+            if pid is not None:
+                try:
+                    os.kill(pid, number)
+                    return pid
+                except ProcessLookupError:
+                    pass  # it has died since: its successor gets it
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{target} had no process for {wait_sec:.0f} s")
+            time.sleep(0.05)
+
+    def resume(self, pid: int) -> None:
+        """Let a stopped process go on, unless it has died meanwhile."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    def hold(self, process: str) -> None:
+        """End a process in order and let it stay so."""
+        self._ask(process, "hold")
+
+    def release(self, process: str) -> None:
+        """Let a held process run."""
+        self._ask(process, "release")
+
+    def _ask(self, process: str, what: str) -> None:
+        url = self._started.description["status_url"].removesuffix("/status")
+        request = urllib.request.Request(f"{url}/processes/{process}/{what}", method="POST")
+        with urllib.request.urlopen(request, timeout=60):
+            pass
+
+    # ── the request topic ──
+
+    def request_topic_id(self) -> uuid.UUID:
+        """Kafka's id of the request topic as it is now."""
+        topic = REQUESTS.for_model(MODEL)
+        return topic_ids(admin(self.settings), [topic])[topic]
+
+
+def memory_bytes(pid: int, *, children: bool = True) -> int:
+    """Resident memory of a process and its children; 0 if it has gone."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *(process.children(recursive=True) if children else ())]
+        return sum(int(each.memory_info().rss) for each in family)
+    except psutil.Error:
+        return 0
