@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from numpy.typing import NDArray
 
 from inference.explain import REQUEST_ID_CHARS
 from inference.redrive import NONE, Redriven
-from runtime.headers import Headers, pairs, text
+from inference.rows import Rows
+from runtime.headers import pairs, text
 from schemas.dead_letters import Origin
 from schemas.errors import Rejection
+from schemas.formats import CONTENT_TYPES, Format, arrow_rows_limit, format_of, read_arrow
 from schemas.identity import MAX_TIMESTAMP_MS
-from schemas.requests import CONTENT_TYPE, JSON_TYPES, TRACEPARENT
+from schemas.requests import CONTENT_TYPE, TRACEPARENT
 from schemas.spec import ModelSpec
 
 CLOUDEVENTS_ID: Final = "ce_id"
@@ -40,6 +44,15 @@ class Admitted:
     origins: dict[int, Origin]
     """Index → what a redriven record was; its offset and timestamp above are the origin's."""
     attempts: NDArray[np.uint8]
+    formats: dict[int, Format]
+    """Index → format, where it is not JSON."""
+    batches: dict[int, pa.RecordBatch]
+    """Index → the rows of an Arrow record."""
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of the records: one each, but for Arrow records that can be read."""
+        return Rows.of(len(self.values), {index: batch.num_rows for index, batch in self.batches.items()})
 
 
 def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -> Admitted:
@@ -73,45 +86,56 @@ def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -
             f"a record timestamp from 0 to {MAX_TIMESTAMP_MS} ms",
             f"found {timestamps[index]}",
         )
-    limit = spec.serve.max_request_bytes
-    if max(map(len, messages)) > limit:
-        for index, message in enumerate(messages):
-            if len(message) > limit:
-                refused[index] = Rejection(
-                    "oversized", "", f"at most {limit} bytes", f"found {len(message)} bytes"
-                )
-    for index, headers in enumerate([message.headers() for message in messages]):
-        if not headers:
+    headers = [message.headers() for message in messages]
+    formats: dict[int, Format] = {}
+    batches: dict[int, pa.RecordBatch] = {}
+    for index, given in enumerate(headers) if any(headers) else ():
+        if not given:
             continue
-        named = pairs(headers)
-        if index not in refused:
-            rejection = _header_problem(named)
-            if rejection is not None:
-                refused[index] = rejection
-        if identity := text(named, CLOUDEVENTS_ID):
+        named = pairs(given)
+        content_type = text(named, CONTENT_TYPE)
+        found = format_of(content_type)
+        if found is None:
+            refused.setdefault(index, _unsupported(content_type))
+        elif found != "json":
+            formats[index] = found
+        if found == "arrow":
+            try:
+                batches[index] = read_arrow(values[index] or b"", arrow_rows_limit(spec))
+            except Rejection as rejection:
+                refused.setdefault(index, rejection)
+        identity = text(named, CLOUDEVENTS_ID)
+        if len(identity) > REQUEST_ID_CHARS:
+            refused.setdefault(index, _long_identity(identity))
+        if identity:
             request_ids[index] = identity[:REQUEST_ID_CHARS]
         if parent := text(named, TRACEPARENT):
             traceparents[index] = parent
+    limit = spec.serve.max_request_bytes
+    if max(map(len, messages)) > limit:
+        for index, message in enumerate(messages):
+            if len(message) > limit and formats.get(index) != "arrow":
+                refused[index] = Rejection(
+                    "oversized", "", f"at most {limit} bytes", f"found {len(message)} bytes"
+                )
     return Admitted(
         values, keys, entities(keys), offsets, timestamps, refused, request_ids, traceparents,
-        redriven.origins, attempts,
+        redriven.origins, attempts, formats, batches,
     )  # fmt: skip
 
 
-def _header_problem(headers: Headers) -> Rejection | None:
-    content_type = text(headers, CONTENT_TYPE)
-    if content_type and content_type.partition(";")[0].strip().lower() not in JSON_TYPES:
-        return Rejection(
-            "unsupported_content_type", CONTENT_TYPE, f"one of {', '.join(sorted(JSON_TYPES))}",
-            f"found {content_type[:100]!r}",
-        )  # fmt: skip
-    identity = text(headers, CLOUDEVENTS_ID)
-    if len(identity) > REQUEST_ID_CHARS:
-        return Rejection(
-            "bad_envelope", CLOUDEVENTS_ID, f"a text of at most {REQUEST_ID_CHARS} characters",
-            f"found {len(identity)} characters",
-        )  # fmt: skip
-    return None
+def _unsupported(content_type: str) -> Rejection:
+    return Rejection(
+        "unsupported_content_type", CONTENT_TYPE, f"one of {', '.join(sorted(CONTENT_TYPES))}",
+        f"found {content_type[:100]!r}",
+    )  # fmt: skip
+
+
+def _long_identity(identity: str) -> Rejection:
+    return Rejection(
+        "bad_envelope", CLOUDEVENTS_ID, f"a text of at most {REQUEST_ID_CHARS} characters",
+        f"found {len(identity)} characters",
+    )  # fmt: skip
 
 
 def entities(keys: list[bytes | None]) -> list[str]:

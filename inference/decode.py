@@ -17,6 +17,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from features.columns import Columns
+from inference.admit import Admitted
+from inference.decode_arrow import decode_arrow, empty
 from inference.explain import I64_MAX, REQUEST_ID_CHARS, explain
 from inference.numbers import Ranges
 from schemas.errors import Rejection
@@ -106,6 +108,50 @@ class Decoder:
         texts = ["" if text is None else text for text in self._texts(rows)]
         columns = Columns(numbers.astype(np.float32), pa.array(texts, pa.string()))
         return Decoded(columns, accepted, rejections, request_ids)
+
+    def decode_all(self, admitted: Admitted) -> Decoded:
+        """The rows of a micro-batch; indices count its rows."""
+        if not admitted.formats:
+            found = self.decode(admitted.values, admitted.rejections)
+            found.request_ids.update(admitted.request_ids | found.request_ids)
+            return found
+        rows, spec = admitted.rows, self._spec
+        rejections = rows.spread(admitted.rejections)
+        request_ids = {
+            int(rows.first[index]): text
+            for index, text in admitted.request_ids.items()
+            if index not in admitted.batches  # one id for many rows says nothing
+        }
+        columns, accepted = [], []
+        for encoding in ("json", "msgpack"):
+            mine = [
+                i
+                for i in range(len(admitted.values))
+                if admitted.formats.get(i, "json") == encoding and i not in admitted.rejections
+            ]
+            if mine:
+                found = self.decode([admitted.values[i] for i in mine], {}, encoding)
+                places = rows.first[mine]
+                columns.append(found.columns)
+                accepted.append(places[found.accepted])
+                rejections |= {int(places[i]): rejection for i, rejection in found.rejections.items()}
+                request_ids |= {int(places[i]): text for i, text in found.request_ids.items()}
+        for index, batch in admitted.batches.items():
+            if index in admitted.rejections:
+                continue
+            start = int(rows.first[index])
+            part, served, refused, given = decode_arrow(spec, self._ranges, batch)
+            columns.append(part)
+            accepted.append(served + start)
+            rejections |= {start + row: rejection for row, rejection in refused.items()}
+            request_ids |= {start + row: text for row, text in given.items()}
+        if not columns:
+            return Decoded(empty(spec), np.zeros(0, np.int64), rejections, request_ids)
+        every, order = Columns.concat(columns), np.concatenate(accepted)
+        if (np.diff(order) < 0).any():
+            ascending = np.argsort(order)
+            every, order = every.take(ascending), order[ascending]
+        return Decoded(every, order, rejections, request_ids)
 
     def _all_alike(
         self, values: Sequence[bytes | None], forms: list[Callable[[bytes], Any]]

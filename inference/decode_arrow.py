@@ -36,7 +36,7 @@ def decode_arrow(
         _check_schema(spec, batch)
         given = _request_ids(batch)
     except Rejection as rejection:
-        return _empty(spec), nothing, dict.fromkeys(range(n), rejection), {}
+        return empty(spec), nothing, dict.fromkeys(range(n), rejection), {}
     numbers, bad = _numbers(spec, batch)
     bad[ranges.outside(numbers)] = True
     texts = [_texts(batch, name, n) for name in spec.texts]
@@ -61,7 +61,8 @@ def decode_arrow(
     return columns, accepted, rejections, given
 
 
-def _empty(spec: ModelSpec) -> Columns:
+def empty(spec: ModelSpec) -> Columns:
+    """No rows."""
     return Columns(np.zeros((0, len(spec.numbers)), np.float32), pa.array([], pa.string()))
 
 
