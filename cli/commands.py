@@ -19,6 +19,10 @@ COMMANDS = {
     "feedback": Command("cli.feedback:feedback", "Send feedback for a prediction or a request."),
     "train": Command("cli.train:train", "Train a model from a file or from what has been observed."),
     "models": Command("cli.models:models", "List, check, freeze, roll back and approve models."),
+    "dead-letters": Command(
+        "cli.dead_letters:dead_letters",
+        "Look at what could not be served, send it again, discard it, or let it pass.",
+    ),
     "audit": Command("cli.audit:audit", "Prove that nothing is missing and nothing is counted twice."),
     "bench": Command("cli.bench:bench", "Measure the loop on this machine."),
     "test": Command("cli.test:test", "Run what CI runs."),
