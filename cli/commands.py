@@ -24,6 +24,11 @@ COMMANDS = {
         "Look at what could not be served, send it again, discard it, or let it pass.",
     ),
     "audit": Command("cli.audit:audit", "Prove that nothing is missing and nothing is counted twice."),
+    "backup": Command(
+        "cli.backup:backup", "Back up warehouse, artifacts and control topics while the stack runs."
+    ),
+    "verify": Command("cli.backup:verify", "Find what is missing or altered in a chain of backups."),
+    "restore": Command("cli.backup:restore", "Restore a backup into a new data folder, and prove it."),
     "bench": Command("cli.bench:bench", "Measure the loop on this machine."),
     "test": Command("cli.test:test", "Run what CI runs."),
     "doctor": Command("cli.doctor:doctor", "Say what is missing or misconfigured, and the mend."),

@@ -41,8 +41,10 @@ class Refused(TidemillError):
         super().__init__(message)
 
 
-def connect(url: str, user: str = "default", password: str = "", **settings: Any) -> Client:
-    """A client over HTTP, without a session of its own, so that several threads may share it.
+def connect(
+    url: str, user: str = "default", password: str = "", *, timeout_sec: int = QUERY_TIMEOUT_SEC, **settings: Any
+) -> Client:  # fmt: skip
+    """A client over HTTP, without a session of its own, so that several threads may share it. A query may take `timeout_sec`.
 
     Raises:
         UserError: the URL is none.
@@ -60,7 +62,7 @@ def connect(url: str, user: str = "default", password: str = "", **settings: Any
             username=user,
             password=password,
             connect_timeout=CONNECT_TIMEOUT_SEC,
-            send_receive_timeout=QUERY_TIMEOUT_SEC,
+            send_receive_timeout=timeout_sec,
             autogenerate_session_id=False,
             query_retries=0,
             settings=settings,

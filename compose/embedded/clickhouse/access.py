@@ -56,7 +56,7 @@ class Users:
         )
 
 
-def engine_config(users_path: str) -> str:
+def engine_config(users_path: str, backups_path: str) -> str:
     """The server's configuration, for a machine that the engine has to itself as little as its disk.
 
     By default 32 merges may run at once and small parts are merged by fives, so that under a steady flow of small inserts each row was
@@ -64,6 +64,7 @@ def engine_config(users_path: str) -> str:
     """
     return f"""<clickhouse>
   <users_config>{escape(users_path)}</users_config>
+  <backups><allowed_path>{escape(backups_path)}</allowed_path></backups>
   <background_pool_size>2</background_pool_size>
   <background_merges_mutations_concurrency_ratio>1</background_merges_mutations_concurrency_ratio>
   <merge_tree>

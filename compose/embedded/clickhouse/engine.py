@@ -20,6 +20,9 @@ from compose.embedded.clickhouse.access import ENGINE_USERS, User, check_reader,
 from compose.embedded.clickhouse.errors import ClickHouseError, readonly
 from compose.embedded.clickhouse.statements import Insert, find_output
 
+BACKUPS_DIR = (
+    "backups"  # the only folder that BACKUP and RESTORE may name; links in it lead to where backups are kept
+)
 _SETTING_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -191,7 +194,9 @@ class Engine:
             ) from None
         users_path, config_path = data_dir / "users.xml", data_dir / "config.xml"
         users_path.write_text(ENGINE_USERS)
-        config_path.write_text(engine_config(str(users_path.resolve())))
+        backups_dir = data_dir / BACKUPS_DIR
+        backups_dir.mkdir(exist_ok=True)
+        config_path.write_text(engine_config(str(users_path.resolve()), str(backups_dir.resolve())))
         # Imported late: the import starts an engine of its own for a moment, which costs most of a second.
         _chdb = importlib.import_module("chdb._chdb")
         _chdb.set_signal_handlers_enabled(0)

@@ -1,0 +1,1 @@
+"""Backup and restore of a deployment: warehouse, artifact store, control topics (`docs/operations.md`)."""

@@ -1,0 +1,74 @@
+"""Waiting until what had been produced before a moment has gone through every stage into ClickHouse."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.settings import Settings
+from schemas.errors import Outage
+from schemas.spec import load_specs
+from schemas.topics import DEAD_LETTERS, FEEDBACK, OBSERVATIONS, OUTCOMES, REQUESTS
+
+POLL_SEC: Final = 0.1
+
+Place = tuple[str, int]
+
+
+def settle(settings: Settings, wait_sec: float) -> list[str]:
+    """Wait up to `wait_sec`; return a line for each stage that had not caught up then, none if all is in ClickHouse.
+
+    First gateway and labels pass what requests and feedback hold now, then the sink what came of it.
+    """
+    deadline = time.monotonic() + wait_sec
+    models = list(load_specs(settings.models_dir))
+    reader = consumer(settings, "backup-ends")
+    late = []
+    try:
+        requests = _ends(reader, [REQUESTS.for_model(model) for model in models])
+        feedback = _ends(reader, [FEEDBACK.for_model(model) for model in models])
+        late += _passed(settings, "gateway", requests, deadline)
+        late += _passed(settings, "labels", feedback, deadline)
+        rows = _ends(reader, [OBSERVATIONS.name, OUTCOMES.name, DEAD_LETTERS.name])
+        late += _passed(settings, "sink", rows | feedback, deadline)
+    except KafkaException as error:
+        raise Outage(f"Kafka: {error.args[0].str()}") from error
+    finally:
+        reader.close()
+    return late
+
+
+def _ends(reader: Consumer, topics: list[str]) -> dict[Place, int]:
+    """The ends, as a read-committed reader sees them, of all partitions that hold something."""
+    ends: dict[Place, int] = {}
+    for topic in topics:
+        for partition in reader.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic].partitions:
+            low, high = reader.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_SEC
+            )
+            if high > low:
+                ends[topic, partition] = high
+    return ends
+
+
+def _passed(settings: Settings, group: str, ends: dict[Place, int], deadline: float) -> list[str]:
+    """Where the group has not come to `ends` at the deadline. It is asked, never joined."""
+    if not ends:
+        return []
+    member = consumer(settings, group)
+    try:
+        while True:
+            found = member.committed([TopicPartition(*place) for place in ends], timeout=REQUEST_TIMEOUT_SEC)
+            behind = [
+                f"{group} is at {max(place.offset, 0)} of {ends[place.topic, place.partition]} in {place.topic}:{place.partition}"
+                for place in found
+                if place.offset < ends[place.topic, place.partition]
+            ]
+            if not behind or time.monotonic() >= deadline:
+                return behind
+            time.sleep(POLL_SEC)
+    finally:
+        member.close()
