@@ -16,6 +16,10 @@ class NotReady(Exception):
         self.detail = detail or {}
 
 
+class Broken(NotReady):
+    """A process that no waiting mends: it is killed and started anew."""
+
+
 @dataclass(frozen=True)
 class Start:
     """How a process is started this time: its command line, and what it has in its environment beyond the supervisor's."""
@@ -28,7 +32,7 @@ class Start:
 class Process:
     """One process of a stack.
 
-    `ready` is called in a thread, again and again: it returns details worth showing, or raises `NotReady` or `OSError`.
+    `ready` is called in a thread, again and again: it returns details worth showing, or raises `NotReady`, `Broken` or `OSError`.
     A `once` process has to end with code 0 and is never restarted; what comes `after` it waits for that.
     """
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from compose.embedded.process import NotReady, Process, Start, last_error, levels, next_backoff
+from compose.embedded.process import Broken, NotReady, Process, Start, last_error, levels, next_backoff
 from schemas.errors import UserError
 
 LOG_LIMIT_BYTES = 16 << 20
@@ -48,6 +48,8 @@ class Record:
     """Why it last died or could not start."""
     complaint: str = ""
     """What its check finds wrong at this moment."""
+    broken: str = ""
+    """Why its check had it killed."""
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -184,7 +186,7 @@ class Supervisor:
                 return 127
         self._children[process.name] = child
         record.pid = child.pid
-        watch = asyncio.create_task(self._watch(process, record, log_file))
+        watch = asyncio.create_task(self._watch(process, record, log_file, child.pid))
         try:
             code = await child.wait()
         finally:
@@ -199,6 +201,8 @@ class Supervisor:
                 _tail(log_file, log_start) if code > 0 else ""
             )  # who kills a process leaves no word in its log
             record.last_error = f"{how}; {why}" if why else how
+            if record.broken:
+                record.last_error, record.broken = f"restarted: {record.broken}", ""
         return code
 
     async def _spawn(self, start: Start, log: IO[bytes]) -> asyncio.subprocess.Process:
@@ -216,7 +220,7 @@ class Supervisor:
             start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
 
-    async def _watch(self, process: Process, record: Record, log_file: Path) -> None:
+    async def _watch(self, process: Process, record: Record, log_file: Path, pid: int) -> None:
         """Checks until the child ends: often until it is ready, then now and then, since a live process can still be a stuck one."""
         started = time.monotonic()
         while process.ready is not None:
@@ -227,6 +231,10 @@ class Supervisor:
                     record.complaint, record.detail = str(error), error.detail or record.detail
                 if record.ready_after_sec is not None:
                     record.state, record.complaint = "not ready", str(error)
+                if isinstance(error, Broken):
+                    record.broken = str(error)
+                    _kill_group(pid)
+                    return
             else:
                 record.state, record.complaint = "ready", ""
                 if record.ready_after_sec is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compose.embedded import parts
-from compose.embedded.process import NotReady, Start
+from compose.embedded.process import Broken, NotReady, Start
 
 WriteRepository = Callable[[Path], Sequence[str]]
 
@@ -88,4 +89,22 @@ class Triton:
             if model.get("state") != "READY":
                 reason = model.get("reason") or model.get("state") or "not loaded yet"
                 raise NotReady(f"model {name}: {str(reason).strip().splitlines()[-1]}")
+        dead = sorted(set(self.models) - self._living())
+        if dead:
+            # The server goes on saying that it is ready, and never starts a stub again.
+            raise Broken(f"the Python stub of {', '.join(dead)} is dead")
         return {"models": list(self.models)}
+
+    def _living(self) -> set[str]:
+        """Models whose stub lives. Its command line names our shared memory, and its instance: `<model>_<group>_<number>`."""
+        ours, found = self._memory_prefix.encode(), set()
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                arguments = file.read_bytes().split(b"\0")
+                if any(argument.startswith(ours) for argument in arguments):
+                    found |= {
+                        argument.decode(errors="replace").rsplit("_", 2)[0]
+                        for argument in arguments
+                        if argument.count(b"_") >= 2
+                    }
+        return found

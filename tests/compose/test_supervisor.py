@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from compose.embedded import supervisor as supervisor_module
-from compose.embedded.process import NotReady, Process, Start
+from compose.embedded.process import Broken, NotReady, Process, Start
 from compose.embedded.supervisor import Supervisor
 
 DEADLINE_SEC = 20.0
@@ -131,6 +131,41 @@ def test_a_ready_process_that_stops_answering_is_shown_as_not_ready(tmp_path: Pa
         assert supervisor.status()[0]["last_error"] == "no answer"
 
     supervised(tmp_path, [Process("one", lambda: Start(["sleep", "600"]), ready, check_every_sec=0.02)], body)
+
+
+def test_a_process_that_no_waiting_mends_is_killed_and_started_anew(tmp_path: Path) -> None:
+    file = tmp_path / "broken"
+
+    def ready() -> dict[str, str]:
+        if file.exists():
+            file.unlink()
+            raise Broken("half of it is dead")
+        return {}
+
+    process = Process("a", lambda: Start([sys.executable, "-c", SLEEPER]), ready, check_every_sec=0.05)
+
+    async def body(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.is_ready)
+        first = supervisor.records["a"].pid
+        file.touch()
+        await until(lambda: supervisor.records["a"].restarts == 1 and supervisor.is_ready)
+        assert supervisor.records["a"].pid != first
+        assert supervisor.records["a"].last_error == "restarted: half of it is dead"
+
+    supervised(tmp_path, [process], body)
+
+
+def test_a_held_process_ends_in_order_and_runs_again_when_released(tmp_path: Path) -> None:
+    async def body(supervisor: Supervisor) -> None:
+        await until(lambda: supervisor.is_ready)
+        await supervisor.hold("a")
+        await until(lambda: supervisor.records["a"].state == "held")
+        assert supervisor.is_ready
+        assert (supervisor.records["a"].pid, supervisor.records["a"].restarts) == (None, 0)
+        supervisor.release("a")
+        await until(lambda: supervisor.records["a"].state == "ready")
+
+    supervised(tmp_path, [python("a", SLEEPER)], body)
 
 
 def test_stop_ends_dependants_first_and_kills_what_ignores_sigterm(tmp_path: Path) -> None:
