@@ -120,10 +120,11 @@ class Run:
         ):
             say(f"the stack is up in {self._folder}")
             load, monitor = Load(world.settings, self._seed, self._rate), Monitor(world)
+            started = time.monotonic()
             load.start(world.request_topic_id())
             try:
                 self._break(world, load, monitor, duration_sec)
-                load_sec = time.monotonic() - self._began
+                load_sec = time.monotonic() - started
                 load.finish()
                 problems = self._quiet(world, monitor)
                 self._recoveries = dict(monitor.recoveries)

@@ -109,7 +109,7 @@ def draw(seed: int, count: int, duration_sec: float, kinds: Sequence[Kind]) -> l
     (True, 300)
     """
     rng = random.Random(seed)
-    every = list(kinds) if count >= 2 * len(kinds) else []
+    every = list(kinds) if count >= len(kinds) else []
     drawn = every + rng.choices(kinds, [kind.weight for kind in kinds], k=count - len(every))
     rng.shuffle(drawn)
     begins = sorted(rng.uniform(0, duration_sec) for _ in range(count))
