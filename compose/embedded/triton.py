@@ -19,6 +19,10 @@ from compose.embedded.process import Broken, NotReady, Start
 
 WriteRepository = Callable[[Path], Sequence[str]]
 
+STUB_DIED = "Stub process"
+"""How the server begins to say that a stub died, unlike a model whose code raised."""
+LOAD_TIMEOUT_SEC = 30
+
 
 @dataclass(frozen=True)
 class Triton:
@@ -88,12 +92,22 @@ class Triton:
             model = index.get(name, {})
             if model.get("state") != "READY":
                 reason = model.get("reason") or model.get("state") or "not loaded yet"
+                if STUB_DIED in reason:
+                    self._load(name)
                 raise NotReady(f"model {name}: {str(reason).strip().splitlines()[-1]}")
         dead = sorted(set(self.models) - self._living())
         if dead:
             # The server goes on saying that it is ready, and never starts a stub again.
             raise Broken(f"the Python stub of {', '.join(dead)} is dead")
         return {"models": list(self.models)}
+
+    def _load(self, name: str) -> None:
+        """Load a model again whose stub was killed while it was loaded: the server does not, and the other models go on meanwhile."""
+        url = f"http://{self.host}:{self.http_port}/v2/repository/models/{name}/load"
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data=b"{}", method="POST"), timeout=LOAD_TIMEOUT_SEC
+        ):
+            pass
 
     def _living(self) -> set[str]:
         """Models whose stub lives. Its command line names our shared memory, and its instance: `<model>_<group>_<number>`."""
