@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 from confluent_kafka import Message
 from numpy.typing import NDArray
@@ -16,17 +17,28 @@ from inference.infer import Answer
 from inference.limits import NO_POSITIONS, counted
 from inference.observe import observation_rows, observation_values
 from inference.predict import id_texts, prediction_values
+from inference.predict_arrow import prediction_rows
 from inference.progress import DeadLetter, Output, Slice
+from inference.rows import Rows
 from runtime.headers import Headers
+from schemas.arrow import encode_batch
 from schemas.dead_letters import Origin
 from schemas.errors import Rejection
+from schemas.formats import MSGPACK_TYPE, Format
 from schemas.identity import prediction_ids
-from schemas.requests import CONTENT_TYPE, TRACEPARENT
+from schemas.requests import CONTENT_TYPE, TRACEPARENT, Prediction
 from schemas.spec import ModelSpec
 from schemas.topics import ARROW, JSON
 
 JSON_HEADERS: Final[Headers] = [(CONTENT_TYPE, JSON.encode())]
 ARROW_HEADERS: Final[Headers] = [(CONTENT_TYPE, ARROW.encode())]
+HEADERS: Final[dict[Format, Headers]] = {
+    "json": JSON_HEADERS,
+    "msgpack": [(CONTENT_TYPE, MSGPACK_TYPE.encode())],
+    "arrow": ARROW_HEADERS,
+}
+_packer: Final = msgspec.msgpack.Encoder()
+_predictions: Final = msgspec.json.Decoder(Prediction)
 
 Run = tuple[uuid.UUID, int, int]
 """Topic id, partition and number of consecutive records of a micro-batch."""
@@ -47,46 +59,112 @@ def emit(
     trace_headers: Headers,
     pass_until_ms: int = 0,
 ) -> list[Output]:
-    """One output a slice. `rejections` has a line for each record that no live arm answered."""
+    """One output a slice. Of `accepted`, `rejections` and `request_ids` the numbers are of rows; `rejections` has a line for each
+    row that no live arm answered."""
+    rows = admitted.rows
     runs = record_runs(slices, admitted.origins)
-    ids = record_ids(admitted, runs)
-    values = prediction_values(spec, id_texts(ids), request_ids, accepted, answers, rejections)
-    for record, origin in admitted.origins.items():
-        values[record] = b'%b,"attempt":%d}' % (values[record][:-1], origin.attempt)
-    observations, record_of_row = observation_rows(
+    ids = row_ids(admitted, runs)
+    values = _values(spec, admitted, id_texts(ids), request_ids, accepted, answers, rejections)
+    observations, row_of = observation_rows(
         spec, admitted, ids, runs, request_ids, accepted, answers, rejections,
         revision=revision, observed_ms=observed_ms,
     )  # fmt: skip
     outputs = []
     start = 0
     for piece in slices:
-        end = start + piece.rows
+        end = start + piece.records
+        first, last = int(rows.first[start]), int(rows.first[end])
         if len(slices) == 1:
             mine = observations
         else:
-            mine = observations.take(np.flatnonzero((record_of_row >= start) & (record_of_row < end)))
-        refused = {record: rejections[record] for record in sorted(rejections) if start <= record < end}
+            mine = observations.take(np.flatnonzero((row_of >= first) & (row_of < last)))
+        refused = {row: rejections[row] for row in sorted(rejections) if first <= row < last}
         outputs.append(
             Output(
                 predictions=values[start:end],
                 keys=admitted.keys[start:end],
                 headers={
-                    record - start: [*JSON_HEADERS, (TRACEPARENT, parent.encode())]
-                    for record, parent in admitted.traceparents.items()
+                    record - start: _headers(admitted, record)
+                    for record in sorted(admitted.traceparents.keys() | admitted.formats.keys())
                     if start <= record < end
                 },
                 observations=observation_values(mine),
                 observation_headers=[*ARROW_HEADERS, *trace_headers],
                 dead_letters=[
                     DeadLetter(messages[record], rejection, admitted.origins.get(record))
-                    for record, rejection in refused.items()
+                    for record, rejection in _by_record(rows, refused).items()
                 ],
                 reasons=Counter(rejection.reason for rejection in refused.values()),
-                rejected=counted(refused, messages, start, pass_until_ms) if refused else NO_POSITIONS,
+                rejected=counted(refused, rows.record, messages, first, pass_until_ms)
+                if refused
+                else NO_POSITIONS,
             )
         )
         start = end
     return outputs
+
+
+def _values(
+    spec: ModelSpec,
+    admitted: Admitted,
+    ids: list[bytes],
+    request_ids: dict[int, str],
+    accepted: NDArray[np.int64],
+    answers: list[Answer],
+    rejections: dict[int, Rejection],
+) -> list[bytes]:
+    """The prediction of each record, in the record's format."""
+    rows, formats = admitted.rows, admitted.formats
+    attempts = rows.spread({record: origin.attempt for record, origin in admitted.origins.items()})
+    arrow = {record for record, name in formats.items() if name == "arrow"}
+    values: list[bytes] = []
+    if len(arrow) < len(admitted.values):
+        values = prediction_values(spec, ids, request_ids, accepted, answers, rejections, attempts)
+    if not formats:
+        return values
+    batch = None
+    if arrow:
+        batch = prediction_rows(
+            spec, ids, request_ids, accepted, answers, rejections, admitted.attempts[rows.record]
+        )
+    found = []
+    for record in range(len(admitted.values)):
+        first, last = int(rows.first[record]), int(rows.first[record + 1])
+        if batch is not None and record in arrow:
+            found.append(encode_batch(batch.slice(first, last - first)))
+        elif formats.get(record) == "msgpack":
+            found.append(_packed(values[first]))
+        else:
+            found.append(values[first])
+    return found
+
+
+def _packed(value: bytes) -> bytes:
+    """A prediction's JSON as MessagePack."""
+    return _packer.encode(_predictions.decode(value))
+
+
+def _headers(admitted: Admitted, record: int) -> Headers:
+    headers = HEADERS[admitted.formats.get(record, "json")]
+    parent = admitted.traceparents.get(record)
+    return [*headers, (TRACEPARENT, parent.encode())] if parent else headers
+
+
+def _by_record(rows: Rows, refused: Mapping[int, Rejection]) -> dict[int, Rejection]:
+    """Why a record is a dead letter: of an Arrow record the first bad row says it, and how many there are. `refused` is in order."""
+    if rows.single:
+        return dict(refused)
+    bad = Counter(int(rows.record[row]) for row in refused)
+    found: dict[int, Rejection] = {}
+    for row, why in refused.items():
+        record = int(rows.record[row])
+        of = int(rows.first[record + 1] - rows.first[record])
+        if of == 1:
+            found[record] = why
+        elif record not in found:
+            detail = f"row {rows.within[row]}, the first of {bad[record]} bad ones among {of}: {why.detail or why.reason}"
+            found[record] = Rejection(why.reason, why.field, why.expected, detail)
+    return found
 
 
 def record_runs(slices: Sequence[Slice], origins: Mapping[int, Origin]) -> list[Run]:
@@ -95,7 +173,7 @@ def record_runs(slices: Sequence[Slice], origins: Mapping[int, Origin]) -> list[
     start = 0
     for piece in slices:
         assignment = piece.assignment
-        mine = [origins.get(record) for record in range(start, start + piece.rows)] if origins else []
+        mine = [origins.get(record) for record in range(start, start + piece.records)] if origins else []
         if any(mine):
             runs += [
                 (assignment.topic_id, assignment.partition, 1)
@@ -104,19 +182,26 @@ def record_runs(slices: Sequence[Slice], origins: Mapping[int, Origin]) -> list[
                 for origin in mine
             ]
         else:
-            runs.append((assignment.topic_id, assignment.partition, piece.rows))
-        start += piece.rows
+            runs.append((assignment.topic_id, assignment.partition, piece.records))
+        start += piece.records
     return runs
 
 
-def record_ids(admitted: Admitted, runs: Sequence[Run]) -> NDArray[np.void]:
-    """The prediction ids of a micro-batch, in the order of its records."""
+def row_ids(admitted: Admitted, runs: Sequence[Run]) -> NDArray[np.void]:
+    """The prediction ids of a micro-batch, in the order of its rows."""
+    rows = admitted.rows
     found, start = [], 0
-    for topic_id, partition, rows in runs:
-        part = slice(start, start + rows)
-        row = np.zeros(rows, np.int64)
+    for topic_id, partition, records in runs:
+        part = slice(int(rows.first[start]), int(rows.first[start + records]))
+        record = rows.record[part]
         found.append(
-            prediction_ids(admitted.timestamps_ms[part], topic_id, partition, admitted.offsets[part], row)
+            prediction_ids(
+                admitted.timestamps_ms[record],
+                topic_id,
+                partition,
+                admitted.offsets[record],
+                rows.within[part],
+            )
         )
-        start += rows
+        start += records
     return np.concatenate(found)

@@ -21,7 +21,7 @@ import numpy as np
 from confluent_kafka import KafkaException, Message
 from numpy.typing import NDArray
 
-from inference.admit import admit
+from inference.admit import Admitted, admit
 from inference.commit import TRANSACTION_ROWS, Committer
 from inference.emit import emit
 from inference.halts import Halts
@@ -44,9 +44,11 @@ from schemas.spec import load_specs
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-HELD_ROWS: Final = 32_768
+HELD_RECORDS: Final = 32_768
 HELD_BYTES: Final = 64 * 1024 * 1024
 """Polled and uncommitted records of one model, beyond which no more are polled."""
+READY_ROWS: Final = 65_536
+"""Answered and uncommitted rows, beyond which no more are answered: a record may hold thousands."""
 WORKERS: Final = 4
 """Micro-batches of one model that are under way at once."""
 POLL_SEC: Final = 0.1
@@ -138,8 +140,8 @@ class Gateway:
         }
 
     def _is_full(self, model: Model) -> bool:
-        rows, size_bytes = self._progress.held(model.requests, model.redrives)
-        return rows >= HELD_ROWS or size_bytes >= HELD_BYTES
+        records, size_bytes = self._progress.held(model.requests, model.redrives)
+        return records >= HELD_RECORDS or size_bytes >= HELD_BYTES
 
     # ------------------------------------------------------- decode → admit → route → encode → infer → emit
 
@@ -150,6 +152,9 @@ class Gateway:
             await model.fill()
             if model.route is not None and not model.route.live:
                 await self._routes.confirm(model)
+            while self._progress.ready_rows >= READY_ROWS:
+                self._committed.clear()
+                await self._committed.wait()
             batch = model.take(self._progress)
             if batch:
                 await self._serve(model, batch)
@@ -160,21 +165,16 @@ class Gateway:
             raise AssertionError(f"{spec.name}: served before its route is known")
         slices = [piece for piece, _ in batch]
         messages = batch[0][1] if len(batch) == 1 else [message for _, run in batch for message in run]
-        telemetry.histogram("tidemill_batch_rows").labels(spec.name).observe(len(messages))
-
         admitted = admit(spec, messages, redriven(spec.name, batch))
-        decoded = model.decoder.decode(admitted.values, admitted.rejections)
+        decoded = model.decoder.decode_all(admitted)
         rejections, accepted = decoded.rejections, decoded.accepted
+        telemetry.histogram("tidemill_batch_rows").labels(spec.name).observe(len(admitted.rows.record))
         parents = list(dict.fromkeys(admitted.traceparents.values()))
         with telemetry.span(
             self._tracer, "gateway.batch", parents[0] if len(parents) == 1 else "", parents[1:] and parents,
             model=spec.name, rows=len(messages),
         ) as span:  # fmt: skip
-            shares = (
-                route_rows(route, _route_keys(admitted.keys, admitted.offsets, accepted))
-                if len(accepted)
-                else []
-            )
+            shares = route_rows(route, _route_keys(admitted, accepted)) if len(accepted) else []
             if not shares:
                 nobody = Rejection(
                     "no_ready_version", "", "a model with a ready version", f"{spec.name} has none"
@@ -187,7 +187,7 @@ class Gateway:
                     rejections |= dict.fromkeys(failed.tolist(), _FAILED)
             outputs = emit(
                 spec, slices, messages, admitted, accepted, answers, rejections,
-                admitted.request_ids | decoded.request_ids,
+                decoded.request_ids,
                 revision=route.revision, observed_ms=self._clock(), trace_headers=telemetry.current_traceparent(span),
                 pass_until_ms=route.pass_until_ms,
             )  # fmt: skip
@@ -249,7 +249,7 @@ class Gateway:
         """Commit what was polled before the stop, unless that takes too long; then a successor does it."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SEC):
-                while any(assignment.held_rows for assignment in self._progress.assignments()):
+                while any(assignment.held_records for assignment in self._progress.assignments()):
                     self._committed.clear()
                     await self._committed.wait()
 
@@ -320,14 +320,20 @@ _FAILED: Final = Rejection(
 )
 
 
-def _route_keys(
-    keys: list[bytes | None], offsets: NDArray[np.int64], accepted: NDArray[np.int64]
-) -> list[bytes]:
-    """What the accepted rows are routed by: the key; for a record without one its offset, which a replay finds again."""
-    chosen = keys if len(accepted) == len(keys) else [keys[record] for record in accepted.tolist()]
+def _route_keys(admitted: Admitted, accepted: NDArray[np.int64]) -> list[bytes]:
+    """What the accepted rows are routed by: their record's key; without one where they lie, which a replay finds again."""
+    keys, rows = admitted.keys, admitted.rows
+    everything = rows.single and len(accepted) == len(keys)
+    chosen = keys if everything else [keys[record] for record in rows.record[accepted].tolist()]
     if all(chosen):
         return chosen  # type: ignore[return-value]  # none of them is None
-    return [key or b"%d" % offset for key, offset in zip(chosen, offsets[accepted].tolist(), strict=True)]
+    places = zip(
+        admitted.offsets[rows.record[accepted]].tolist(), rows.within[accepted].tolist(), strict=True
+    )
+    return [
+        key or (b"%d:%d" % place if place[1] else b"%d" % place[0])
+        for key, place in zip(chosen, places, strict=True)
+    ]
 
 
 def serve(settings: Settings, health: Health, stop: Stop) -> None:

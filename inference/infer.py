@@ -172,7 +172,14 @@ class Inference:
         return np.concatenate([await self._impatiently(version, columns.take(part)) for part in parts])
 
     async def _once(self, version: Version, columns: Columns) -> NDArray[np.float32]:
-        """One call."""
+        """One try: a call, or, of a record with more rows than a micro-batch may have, as many as it takes."""
+        limit = version.spec.serve.max_batch_rows
+        if columns.rows <= limit:
+            return await self._call(version, columns)
+        parts = np.split(np.arange(columns.rows), range(limit, columns.rows, limit))
+        return np.concatenate([await self._call(version, columns.take(part)) for part in parts])
+
+    async def _call(self, version: Version, columns: Columns) -> NDArray[np.float32]:
         spec = version.spec
         counts = telemetry.counter("tidemill_inferences_total")
         tensors = encode(spec, version.state, columns)

@@ -71,15 +71,19 @@ def advance(tally: Tally, rows: int, rejected: NDArray[np.int64], limits: DeadLe
 
 
 def counted(
-    records: Iterable[int], messages: Sequence[Message], start: int, pass_until_ms: int
+    rows: Iterable[int],
+    record: NDArray[np.int64],
+    messages: Sequence[Message],
+    start: int,
+    pass_until_ms: int,
 ) -> NDArray[np.int64]:
-    """Positions, from `start` on, of the rejected `records` that count: not those that a person let pass.
+    """Positions, from row `start` on, of the rejected `rows` (of the records `record`) that count: not those that a person let pass.
 
     A timestamp that is no time counts as the oldest, as it does for identity.
     """
     if pass_until_ms:
-        records = (record for record in records if not _passes(messages[record], pass_until_ms))
-    return np.fromiter(records, np.int64) - start
+        rows = (row for row in rows if not _passes(messages[record[row]], pass_until_ms))
+    return np.fromiter(rows, np.int64) - start
 
 
 def _passes(message: Message, pass_until_ms: int) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from confluent_kafka import Message
@@ -13,6 +15,9 @@ from confluent_kafka import Message
 from inference.decode import Decoder
 from inference.progress import Assignment, Progress, Slice
 from inference.router import Route
+from runtime.headers import pairs, text
+from schemas.formats import arrow_rows_limit, request_rows
+from schemas.requests import CONTENT_TYPE
 from schemas.spec import ModelSpec
 from schemas.topics import PREDICTIONS, REDRIVES, REQUESTS
 
@@ -26,6 +31,20 @@ class Fragment:
 
     assignment: Assignment
     messages: list[Message]
+    counts: list[int] | None = None
+    """Rows of each record; None if each is one."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all records."""
+        return len(self.messages) if self.counts is None else sum(self.counts)
+
+    def split(self, records: int) -> Fragment:
+        """Cut off the first `records` records."""
+        counts, rest = (None, None) if self.counts is None else (self.counts[:records], self.counts[records:])
+        first = Fragment(self.assignment, self.messages[:records], counts)
+        self.messages, self.counts = self.messages[records:], rest
+        return first
 
 
 class Model:
@@ -53,8 +72,9 @@ class Model:
         """Records to be served."""
         if not self._inbox:
             self._oldest_sec = asyncio.get_running_loop().time()
+        fragment.counts = _counts(fragment.messages, arrow_rows_limit(self.spec))
         self._inbox.append(fragment)
-        self._rows += len(fragment.messages)
+        self._rows += fragment.rows
         self.waiting.set()
         if self._rows >= self.spec.serve.max_batch_rows:
             self._filled.set()
@@ -68,42 +88,63 @@ class Model:
                 await self._filled.wait()
 
     def take(self, progress: Progress) -> list[tuple[Slice, list[Message]]]:
-        """The next micro-batch, begun in `progress`: at most `max_batch_rows` records, [] if none wait.
+        """The next micro-batch, begun in `progress`: at most `max_batch_rows` rows or one record, [] if none wait.
 
         While the workers are busy records gather here, so that batches grow with the load.
         """
         room_rows, room_bytes = self.spec.serve.max_batch_rows, BATCH_BYTES
-        gathered: dict[Assignment, list[Message]] = {}
+        gathered: dict[Assignment, list[Fragment]] = {}
         while room_rows > 0 and room_bytes > 0 and self._inbox:
             fragment = self._inbox[0]
-            messages = fragment.messages[:room_rows]
-            size_bytes = sum(map(len, messages))
-            if size_bytes > room_bytes:
-                messages = messages[: max(1, len(messages) * room_bytes // size_bytes)]
-                size_bytes = sum(map(len, messages))
-            self._rows -= len(messages)
-            if len(messages) == len(fragment.messages):
-                self._inbox.popleft()
+            records = _fitting(fragment, room_rows, room_bytes)
+            if records == 0 and gathered:
+                break
+            if (records := max(1, records)) < len(fragment.messages):
+                fragment = fragment.split(records)
             else:
-                fragment.messages = fragment.messages[len(messages) :]
+                self._inbox.popleft()
+            self._rows -= fragment.rows
             if not fragment.assignment.ended:
-                gathered.setdefault(fragment.assignment, []).extend(messages)
-                room_rows -= len(messages)
-                room_bytes -= size_bytes
+                gathered.setdefault(fragment.assignment, []).append(fragment)
+                room_rows -= fragment.rows
+                room_bytes -= sum(map(len, fragment.messages))
         if not self._inbox:
             self.waiting.clear()
         if self._rows < self.spec.serve.max_batch_rows:
             self._filled.clear()
-        batch = [(_slice(assignment, messages), messages) for assignment, messages in gathered.items()]
+        batch = [_slice(assignment, fragments) for assignment, fragments in gathered.items()]
         return [(piece, messages) for piece, messages in batch if progress.begin(piece)]
 
 
-def _slice(assignment: Assignment, messages: list[Message]) -> Slice:
-    return Slice(
+def _counts(messages: list[Message], limit_rows: int) -> list[int] | None:
+    headers = [message.headers() for message in messages]
+    if not any(headers):
+        return None
+    counts = [
+        request_rows(message.value(), text(pairs(given), CONTENT_TYPE), limit_rows) if given else 1
+        for message, given in zip(messages, headers, strict=True)
+    ]
+    return counts if any(count != 1 for count in counts) else None
+
+
+def _fitting(fragment: Fragment, room_rows: int, room_bytes: int) -> int:
+    """How many of a fragment's records there is room for, about."""
+    records = min(len(fragment.messages), room_rows)
+    if fragment.counts is not None:
+        records = bisect_right(list(accumulate(fragment.counts[:records])), room_rows)
+    size_bytes = sum(map(len, fragment.messages[:records]))
+    return records if size_bytes <= room_bytes else records * room_bytes // size_bytes
+
+
+def _slice(assignment: Assignment, fragments: list[Fragment]) -> tuple[Slice, list[Message]]:
+    messages = [message for fragment in fragments for message in fragment.messages]
+    piece = Slice(
         assignment,
-        first_offset=_offset(messages[0]), next_offset=_offset(messages[-1]) + 1, rows=len(messages),
+        first_offset=_offset(messages[0]), next_offset=_offset(messages[-1]) + 1,
+        records=len(messages), rows=sum(fragment.rows for fragment in fragments),
         size_bytes=sum(map(len, messages)), first_ms=messages[0].timestamp()[1],
     )  # fmt: skip
+    return piece, messages
 
 
 def _offset(message: Message) -> int:

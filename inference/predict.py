@@ -1,4 +1,4 @@
-"""Answers → predictions: one JSON for each record. A template per class is filled in; numbers become text in one vectorised pass."""
+"""Answers → predictions: one JSON for each row. A template per class is filled in; numbers become text in one vectorised pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from inference.infer import Answer
-from schemas.dead_letters import Origin
 from schemas.errors import Rejection
 from schemas.requests import Prediction, Rejected
 from schemas.spec import ModelSpec
@@ -35,9 +34,9 @@ def prediction_values(
     accepted: NDArray[np.int64],
     answers: list[Answer],
     rejections: dict[int, Rejection],
-    origins: Mapping[int, Origin] = MappingProxyType({}),
+    attempts: Mapping[int, int] = MappingProxyType({}),
 ) -> list[bytes]:
-    """The JSON of each record's prediction or rejection, in the records' order. `origins` has the redriven records."""
+    """The JSON of each row's prediction or rejection, in the rows' order. `attempts` has the redriven rows."""
     found = [b""] * len(ids)
     for answer in answers:
         if answer.share.served.arm.role != "live":
@@ -45,7 +44,7 @@ def prediction_values(
         records = accepted[answer.share.rows].tolist()
         everything = len(records) == len(ids)
         mine = ids if everything else [ids[record] for record in records]
-        extras = _extras(records, request_ids, origins) if request_ids or origins else None
+        extras = _extras(records, request_ids, attempts) if request_ids or attempts else None
         values = _answered(spec, answer, mine, extras)
         if everything:
             found = values
@@ -63,7 +62,7 @@ def prediction_values(
                 model=spec.name,
                 request_id=request_ids.get(record, ""),
                 rejected=why,
-                attempt=origins[record].attempt if record in origins else 0,
+                attempt=attempts.get(record, 0),
             )
         )
     return found
@@ -103,13 +102,12 @@ def _text(text: str) -> bytes:
     return _encoder.encode(text).replace(b"%", b"%%")
 
 
-def _extras(records: list[int], request_ids: Mapping[int, str], origins: Mapping[int, Origin]) -> list[bytes]:
+def _extras(records: list[int], request_ids: Mapping[int, str], attempts: Mapping[int, int]) -> list[bytes]:
     """What few records have: `,"request_id":…` and `,"attempt":…`."""
     # No JSON holds a raw newline.
     texts = _encoder.encode_lines([request_ids.get(record, "") for record in records]).split(b"\n")
     found = [b',"request_id":' + text if text != b'""' else b"" for text in texts[: len(records)]]
-    if origins:
-        for place, record in enumerate(records):
-            if record in origins:
-                found[place] += b',"attempt":%d' % origins[record].attempt
+    for place, record in enumerate(records) if attempts else ():
+        if record in attempts:
+            found[place] += b',"attempt":%d' % attempts[record]
     return found

@@ -37,7 +37,7 @@ class Assignment:
     committed: int
     """Next offset of the group, as far as this process knows."""
     pending: deque[Slice] = field(default_factory=deque)
-    held_rows: int = 0
+    held_records: int = 0
     """Polled and not yet committed."""
     held_bytes: int = 0
     oldest_ms: int | None = None
@@ -72,9 +72,9 @@ class Output:
     observation_headers: Headers
     dead_letters: list[DeadLetter]
     reasons: Counter[str]
-    """Rejections by reason."""
+    """Rejected rows by reason."""
     rejected: NDArray[np.int64] = field(default_factory=lambda: NO_POSITIONS)
-    """Positions of the rejected records that count for the limits, ascending."""
+    """Positions of the rejected rows that count for the limits, ascending."""
 
 
 @dataclass(eq=False)
@@ -84,6 +84,7 @@ class Slice:
     assignment: Assignment
     first_offset: int
     next_offset: int
+    records: int
     rows: int
     size_bytes: int
     first_ms: int
@@ -119,12 +120,12 @@ class Progress:
             ended.pending.clear()
 
     def polled(
-        self, assignment: Assignment, next_offset: int, rows: int, size_bytes: int, first_ms: int
+        self, assignment: Assignment, next_offset: int, records: int, size_bytes: int, first_ms: int
     ) -> None:
         """Records were polled and are held in memory from now on."""
         with self._lock:
             assignment.position = next_offset
-            assignment.held_rows += rows
+            assignment.held_records += records
             assignment.held_bytes += size_bytes
             if assignment.oldest_ms is None:
                 assignment.oldest_ms = first_ms
@@ -172,11 +173,11 @@ class Progress:
                 assignment.pending.popleft()
                 assignment.committed = piece.next_offset
                 assignment.tally = piece.tally
-                assignment.held_rows -= piece.rows
+                assignment.held_records -= piece.records
                 assignment.held_bytes -= piece.size_bytes
                 self._ready_rows -= piece.rows
                 following = assignment.pending[0].first_ms if assignment.pending else None
-                assignment.oldest_ms = following if assignment.held_rows else None
+                assignment.oldest_ms = following if assignment.held_records else None
 
     def of(self, topic: str, partition: int) -> Assignment | None:
         """The present ownership of a partition."""
@@ -188,7 +189,7 @@ class Progress:
             return list(self._assignments.values())
 
     def held(self, *topics: str) -> tuple[int, int]:
-        """(rows, bytes) of `topics` in memory."""
+        """(records, bytes) of `topics` in memory."""
         with self._lock:
             mine = [assignment for (name, _), assignment in self._assignments.items() if name in topics]
-        return sum(a.held_rows for a in mine), sum(a.held_bytes for a in mine)
+        return sum(a.held_records for a in mine), sum(a.held_bytes for a in mine)

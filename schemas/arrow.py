@@ -1,4 +1,4 @@
-"""Arrow schemas of what moves in batches: observations and outcomes. One Kafka record is one Arrow IPC stream with one batch.
+"""Arrow schemas of what moves in batches: observations, outcomes, and answers to Arrow requests. One Kafka record is one Arrow IPC stream with one batch.
 
 Each column is listed once, with its ClickHouse type and its meaning; a contract test holds the migrations against this table.
 """
@@ -83,6 +83,25 @@ OUTCOME_COLUMNS: Final = (
     Column("feedback_offset", pa.int64(), "Int64", "Offset of the feedback"),
 )  # fmt: skip
 
+PREDICTION_COLUMNS: Final = (
+    Column("prediction_id", pa.string(), "", "Deterministic id of the row, as text; feedback names it"),
+    Column("request_id", pa.string(), "", "The row's own id of the request, empty if none was given"),
+    Column("model", pa.string(), "", "Model name"),
+    Column("status", pa.string(), "", "answered or rejected"),
+    Column("version", pa.string(), "", "Version that answered, major.update; empty for a rejection"),
+    Column("arm", pa.string(), "", "Arm of the route table that answered; empty for a rejection"),
+    Column("propensity", pa.float32(), "", "Probability with which this arm was chosen for the record's key; 1 for a rejection"),
+    Column("label", pa.string(), "", "The most probable class; empty for a regression or a rejection"),
+    Column("score", pa.float32(), "", "Probability of the label, or the regression's value; NaN for a rejection"),
+    Column("scores", F32S, "", "Probability per class in the spec's order, or the one value of a regression; no values for a rejection"),
+    Column("reason", pa.string(), "", "Why the row was rejected, empty if answered"),
+    Column("field", pa.string(), "", "Column of the offending value, empty for the whole row or record"),
+    Column("expected", pa.string(), "", "What would have been accepted, at most 100 characters"),
+    Column("message", pa.string(), "", "One line: what is wrong, at most 100 characters"),
+    Column("attempt", pa.uint8(), "", "0 for an ordinary request, n for its n-th redrive"),
+)  # fmt: skip
+"""The answer to an Arrow request: a row for each of its rows, in their order. It is in motion only, so without ClickHouse types."""
+
 
 def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
     """The Arrow schema of `columns`; no column is nullable."""
@@ -91,6 +110,7 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
 
 OBSERVATIONS: Final = schema_of(OBSERVATION_COLUMNS)
 OUTCOMES: Final = schema_of(OUTCOME_COLUMNS)
+PREDICTIONS: Final = schema_of(PREDICTION_COLUMNS)
 
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 
 from schemas import dead_letters
-from schemas.arrow import OBSERVATION_COLUMNS, OUTCOME_COLUMNS, Column
+from schemas.arrow import OBSERVATION_COLUMNS, OUTCOME_COLUMNS, PREDICTION_COLUMNS, Column
 from schemas.events import (
     Alert,
     Candidate,
@@ -29,6 +29,7 @@ from schemas.events import (
     WindowMetrics,
 )
 from schemas.feedback import Feedback
+from schemas.formats import ARROW_BYTES, ARROW_ROWS, ARROW_TYPE, CONTENT_TYPES, MSGPACK_TYPE
 from schemas.requests import Envelope, Prediction, Rejected
 from schemas.topics import (  # fmt: skip
     ALERTS,
@@ -72,7 +73,44 @@ MESSAGES: Final[dict[str, tuple[type[msgspec.Struct], ...]]] = {
 BATCHES: Final[dict[str, tuple[Column, ...]]] = {
     OBSERVATIONS.name: OBSERVATION_COLUMNS,
     OUTCOMES.name: OUTCOME_COLUMNS,
+    PREDICTIONS.name: PREDICTION_COLUMNS,
 }
+_FORMATS: Final = (
+    "## `requests.<model>`: formats",
+    "",
+    "The content type says the format, and the answer comes in the same one:",
+    "",
+    "| content type | rows | value |",
+    "|---|---|---|",
+    *(
+        f"| {', '.join(f'`{kind}`' for kind, name in CONTENT_TYPES.items() if name == wanted)} | {rows} | {value} |"
+        for wanted, rows, value in (
+            ("json", "1", "a bare object of features, or an envelope; also without a content type"),
+            ("msgpack", "1", "the same as a MessagePack map; a NaN is missing where a number may be missing"),
+            (
+                "arrow",
+                f"1 to {ARROW_ROWS:,}",
+                f"an Arrow IPC stream, a column a feature; at most {ARROW_BYTES >> 20} MiB",
+            ),
+        )
+    ),
+    "",
+    "An Arrow request holds fewer rows where there are more than 64 classes. The record's key is the entity of all its rows. Each row has its own answer, "
+    "prediction id and observation; the dead letter holds the record once and names the first bad row. A record that cannot be read, or is too "
+    "large, is one row. Columns may stand in any order:",
+    "",
+    "| feature | Arrow types |",
+    "|---|---|",
+    "| float | integers and floats of any width |",
+    "| int | the same; each value must be whole |",
+    "| bool | bool |",
+    "| category, text | string, large_string, string_view, also dictionary-encoded |",
+    "| `request_id` | the same, optional: the row's own id, at most 200 characters |",
+    "",
+    "Nulls, NaN in a number that may be missing, columns of type null and columns that are left out are missing values. A column that no feature has, "
+    "or of another type, refuses all rows of the record; a value that cannot be served refuses its row.",
+    "",
+)
 _REF: Final = "#/components/schemas/{name}"
 _HEADERS: Final = {
     "type": "object",
@@ -132,18 +170,20 @@ def page() -> str:
             f"| {name} | {topic.key} | {topic.value} | {topic.written_by} | {readers} | {topic.partitions} | {_kept(topic)} |"
         )
     lines += ["", "🔒: may hold personal data; short retention, its own access list.", ""]
+    lines += _FORMATS
     for name, kinds in MESSAGES.items():
         for struct in kinds:
             lines += _struct_section(name, struct)
     for name, columns in BATCHES.items():
         lines += [
-            f"## `{name}`: one Arrow IPC stream with one record batch",
+            f"## `{name}`: {'the answer to an Arrow request, ' if name in MESSAGES else ''}one Arrow IPC stream with one record batch",
             "",
             "| column | Arrow | ClickHouse | meaning |",
             "|---|---|---|---|",
         ]
         lines += [
-            f"| `{c.name}` | {_arrow_name(c.arrow)} | `{c.clickhouse}` | {c.meaning} |" for c in columns
+            f"| `{c.name}` | {_arrow_name(c.arrow)} | {f'`{c.clickhouse}`' if c.clickhouse else '–'} | {c.meaning} |"
+            for c in columns
         ]
         lines.append("")
     lines += [
@@ -234,21 +274,27 @@ def _topic_configuration(topic: Topic) -> dict[str, Any]:
 def _messages(topic: Topic) -> dict[str, Any]:
     key = {"kafka": {"key": {"type": "string", "description": topic.key}, "bindingVersion": "0.5.0"}}
     common: dict[str, Any] = {"contentType": topic.media_type, "headers": _HEADERS, "bindings": key}
-    if topic.name in MESSAGES:
-        return {
-            struct.__name__: {**common, "payload": {"$ref": f"#/components/schemas/{struct.__name__}"}}
-            for struct in MESSAGES[topic.name]
-        }
+    found: dict[str, Any] = {
+        struct.__name__: {**common, "payload": {"$ref": f"#/components/schemas/{struct.__name__}"}}
+        for struct in MESSAGES.get(topic.name, ())
+    }
     if topic.name == REQUESTS.name:
-        return {"Request": {**common, "payload": {"$ref": "#/components/schemas/Request"}}}
+        request = {"$ref": "#/components/schemas/Request"}
+        batch = {"type": "object", "description": "One row of the batch: feature → value, and request_id"}
+        return {
+            "Request": {**common, "payload": request},
+            "RequestMessagePack": {**common, "contentType": MSGPACK_TYPE, "payload": request},
+            "RequestBatch": {**common, "contentType": ARROW_TYPE, "payload": batch},
+        }
     if topic.name in BATCHES:
         columns = {
-            c.name: {"description": c.meaning, "x-arrow": _arrow_name(c.arrow), "x-clickhouse": c.clickhouse}
+            c.name: {"description": c.meaning, "x-arrow": _arrow_name(c.arrow)}
+            | ({"x-clickhouse": c.clickhouse} if c.clickhouse else {})
             for c in BATCHES[topic.name]
         }
         payload = {"type": "object", "description": f"One row of the batch ({ARROW})", "properties": columns}
-        return {f"{topic.name}Batch": {**common, "payload": payload}}
-    return {"Bytes": {**common, "payload": {"description": topic.value}}}
+        found[f"{topic.name}Batch"] = {**common, "contentType": ARROW_TYPE, "payload": payload}
+    return found or {"Bytes": {**common, "payload": {"description": topic.value}}}
 
 
 def _operations(topic: Topic) -> dict[str, Any]:

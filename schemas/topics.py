@@ -53,12 +53,12 @@ DEFAULT_PARTITIONS: Final = 2
 PREDICTIONS: Final = Topic(
     name="predictions", per_model=True, key="the request's key, same partition", value="answer, or rejection with its reason",
     media_type="application/json", written_by="gateway", read_by=("producers",),
-    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS,
+    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES,
 )  # fmt: skip
 REQUESTS: Final = Topic(
     name="requests", per_model=True, key="entity (tenant, session, account …)", value="features, bare or in an envelope",
     media_type="application/json", written_by="producers", read_by=("gateway",),
-    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, personal=True,
+    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES, personal=True,
 )  # fmt: skip
 FEEDBACK: Final = Topic(
     name="feedback", per_model=True, key="the request's key (so that one prediction's feedback is ordered)",

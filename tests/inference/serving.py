@@ -29,6 +29,7 @@ from runtime.kafka import admin, consumer, producer, topic_ids
 from runtime.settings import Settings
 from schemas.arrow import decode_batch
 from schemas.events import Arm, RouteTable
+from schemas.formats import ARROW_TYPE
 from schemas.topics import DEAD_LETTERS, OBSERVATIONS, PREDICTIONS, REQUESTS, ROUTES
 from tests.triton_models.artifacts import write_version
 
@@ -76,12 +77,13 @@ def arm(artifact: str, name: str = "champion", role: str = "live", weight: float
     )
 
 
-def route(settings: Settings, *arms: Arm) -> int:
+def route(settings: Settings, *arms: Arm, pass_until_ms: int = 0) -> int:
     """Write the model's next route table; return its revision."""
     revision = time.time_ns()
     table = RouteTable(
-        event_id=str(uuid.uuid4()), model=MODEL, at_ms=0, revision=revision, stage="steady", arms=list(arms)
-    )
+        event_id=str(uuid.uuid4()), model=MODEL, at_ms=0, revision=revision, stage="steady", arms=list(arms),
+        rejections_pass_until_ms=pass_until_ms,
+    )  # fmt: skip
     client = producer(settings)
     client.produce(ROUTES.name, msgspec.json.encode(table), MODEL.encode())
     assert client.flush(10) == 0
@@ -166,9 +168,15 @@ class Readers:
         self.dead_letters = Reader(settings, DEAD_LETTERS.name)
 
     def answers(self, count: int) -> list[dict[str, Any]]:
-        """`count` predictions, in the order of partition and offset."""
+        """The predictions of `count` records, in the order of partition and offset."""
         found = sorted(self.predictions.until(count), key=lambda m: (m.partition(), m.offset()))
         return [json.loads(message.value() or b"") for message in found]
+
+    def batches(self, count: int) -> list[list[dict[str, Any]]]:
+        """The rows of `count` answers to Arrow records, in the order of partition and offset."""
+        found = sorted(self.predictions.until(count), key=lambda m: (m.partition(), m.offset()))
+        assert {dict(m.headers() or [])["content-type"] for m in found} == {ARROW_TYPE.encode()}
+        return [decode_batch(message.value() or b"").to_pylist() for message in found]
 
     def observations(self, count: int) -> list[dict[str, Any]]:
         """`count` observation rows."""
