@@ -137,9 +137,11 @@ class Chain:
         """Store an object; return what it is and how many bytes had to be written. `check` reads one that is there, and mends it."""
         content = Content(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
         target = self.object(content.sha256)
-        if target.exists() and (
-            _problem(target, content) if check else target.stat().st_size != len(data)
-        ) in ("", False):
+        if (
+            target.exists()
+            and target.stat().st_size == len(data)
+            and not (check and _problem(target, content))
+        ):
             return content, 0
         temporary = target.with_name(f"{_TEMPORARY}-{content.sha256}")
         with temporary.open("wb") as file:

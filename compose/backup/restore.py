@@ -7,8 +7,10 @@ have an old one's id.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +21,11 @@ from compose.backup.chain import Chain
 from compose.backup.create import STATEMENT_TIMEOUT_SEC, Say, readable_errors, seen
 from compose.embedded.running import owner_pid
 from compose.embedded.stack import Stack
+from compose.embedded.variation import VARIABLE, Variation
 from compose.setup import set_up
 from control.audit import audit
 from runtime.artifacts import ArtifactStore
+from runtime.settings import Settings
 from schemas.artifact import ARTIFACT
 from schemas.backup import WAREHOUSE, BackupManifest
 from schemas.errors import UserError
@@ -75,8 +79,7 @@ def restore(folder: Path, data_dir: Path, *, at: str = "", say: Say = print) -> 
         target.mkdir(parents=True)
         say("restoring artifacts")
         versions = _artifacts(chain, manifest, target / "artifacts")
-        with Stack(target, services=()) as stack:
-            settings = stack.settings
+        with _broker_and_warehouse(target) as settings:
             client = connect(
                 settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password, timeout_sec=STATEMENT_TIMEOUT_SEC
             )  # fmt: skip
@@ -101,6 +104,16 @@ def restore(folder: Path, data_dir: Path, *, at: str = "", say: Say = print) -> 
         name=name, data=str(data_dir), rows=rows, records=records, artifacts=versions, files=len(manifest.artifacts),
         took_sec=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _broker_and_warehouse(data_dir: Path) -> Iterator[Settings]:
+    """Both set up on `data_dir`, on free ports, ended when left. Triton is not needed and not started."""
+    difference = data_dir / "restoring.json"
+    difference.write_bytes(msgspec.json.encode(Variation(held=["triton"])))
+    with Stack(data_dir, services=(), environment={VARIABLE: str(difference)}) as stack:
+        yield stack.settings
+    difference.unlink()
 
 
 def _refuse(chain: Chain, data_dir: Path) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+import uuid
+from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
 from runtime.settings import Settings
 from schemas.errors import Outage
 from schemas.spec import load_specs
-from schemas.topics import DEAD_LETTERS, FEEDBACK, OBSERVATIONS, OUTCOMES, REQUESTS
+from schemas.topics import (
+    DEAD_LETTERS,
+    FEEDBACK,
+    FEEDBACK_REDRIVES,
+    OBSERVATIONS,
+    OUTCOMES,
+    REDRIVES,
+    REQUESTS,
+)
 
 POLL_SEC: Final = 0.1
 
@@ -25,15 +34,20 @@ def settle(settings: Settings, wait_sec: float) -> list[str]:
     """
     deadline = time.monotonic() + wait_sec
     models = list(load_specs(settings.models_dir))
-    reader = consumer(settings, "backup-ends")
+    overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.message.max.bytes": 1024}
+    reader = consumer(settings, f"backup-ends-{uuid.uuid4()}", **overrides)
     late = []
     try:
-        requests = _ends(reader, [REQUESTS.for_model(model) for model in models])
-        feedback = _ends(reader, [FEEDBACK.for_model(model) for model in models])
-        late += _passed(settings, "gateway", requests, deadline)
-        late += _passed(settings, "labels", feedback, deadline)
+        requests = _ends(
+            reader, [topic.for_model(model) for topic in (REQUESTS, REDRIVES) for model in models]
+        )
+        feedback = _ends(
+            reader, [topic.for_model(model) for topic in (FEEDBACK, FEEDBACK_REDRIVES) for model in models]
+        )
+        late += _passed(settings, reader, "gateway", requests, deadline)
+        late += _passed(settings, reader, "labels", feedback, deadline)
         rows = _ends(reader, [OBSERVATIONS.name, OUTCOMES.name, DEAD_LETTERS.name])
-        late += _passed(settings, "sink", rows | feedback, deadline)
+        late += _passed(settings, reader, "sink", rows | feedback, deadline)
     except KafkaException as error:
         raise Outage(f"Kafka: {error.args[0].str()}") from error
     finally:
@@ -54,7 +68,9 @@ def _ends(reader: Consumer, topics: list[str]) -> dict[Place, int]:
     return ends
 
 
-def _passed(settings: Settings, group: str, ends: dict[Place, int], deadline: float) -> list[str]:
+def _passed(
+    settings: Settings, reader: Consumer, group: str, ends: dict[Place, int], deadline: float
+) -> list[str]:
     """Where the group has not come to `ends` at the deadline. It is asked, never joined."""
     if not ends:
         return []
@@ -63,12 +79,30 @@ def _passed(settings: Settings, group: str, ends: dict[Place, int], deadline: fl
         while True:
             found = member.committed([TopicPartition(*place) for place in ends], timeout=REQUEST_TIMEOUT_SEC)
             behind = [
-                f"{group} is at {max(place.offset, 0)} of {ends[place.topic, place.partition]} in {place.topic}:{place.partition}"
+                f"{group} is at {max(place.offset, 0)} of {end} in {place.topic}:{place.partition}"
                 for place in found
-                if place.offset < ends[place.topic, place.partition]
+                if place.offset < (end := ends[place.topic, place.partition])
+                and _readable(reader, place, end)
             ]
             if not behind or time.monotonic() >= deadline:
                 return behind
             time.sleep(POLL_SEC)
     finally:
         member.close()
+
+
+def _readable(reader: Consumer, place: TopicPartition, end: int) -> bool:
+    """Whether a record stands between the group's place and `end`: there may be nothing but transaction markers."""
+    begin = place.offset if place.offset >= 0 else OFFSET_BEGINNING
+    reader.assign([TopicPartition(place.topic, place.partition, begin)])
+    deadline = time.monotonic() + REQUEST_TIMEOUT_SEC
+    while time.monotonic() < deadline:
+        message = reader.poll(POLL_SEC)
+        if message is None or (message.topic(), message.partition()) != (place.topic, place.partition):
+            continue
+        error = message.error()
+        if error is None:
+            return (message.offset() or 0) < end
+        if error.code() == KafkaError._PARTITION_EOF:
+            return False
+    return True

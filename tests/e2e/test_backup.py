@@ -22,6 +22,7 @@ from compose.backup.chain import Chain
 from compose.backup.restore import restore
 from compose.embedded import parts
 from compose.embedded.parts import ROOT
+from compose.embedded.running import end
 from compose.embedded.stack import Stack
 from runtime.compacted import CompactedTopic
 from runtime.settings import Settings
@@ -250,13 +251,12 @@ def test_a_mistake_is_one_clear_line(made: Made, tmp_path: Path, arguments: list
     assert (says in result.output, result.output.strip().count("\n")) == (True, 0), result.output
 
 
-def test_both_points_come_back_and_the_champion_answers_at_once(
-    made: Made, running: Stack, tmp_path: Path
-) -> None:
+def test_both_points_come_back_and_the_champion_answers_at_once(made: Made, tmp_path: Path) -> None:
+    end(made.data)  # the original is not needed any more
     moved = tmp_path / "elsewhere"
     shutil.copytree(made.folder, moved)  # a chain does not know where it lies
 
-    first = restore(moved, tmp_path / "first", at=made.full["name"], say=lambda _: None)
+    first = restore(moved, tmp_path / "first", at=made.full["name"])
     assert first.rows == sum(rows(made.at_full.tables, name) for name in made.at_full.tables)
 
     (tmp_path / "second.restoring").mkdir()
@@ -265,7 +265,7 @@ def test_both_points_come_back_and_the_champion_answers_at_once(
     assert not (tmp_path / "second.restoring").exists()
     for kind in ("first", "second"):
         compared = filecmp.dircmp(
-            running.data_dir / "artifacts" / MODEL, tmp_path / kind / "artifacts" / MODEL, ignore=["runs"]
+            made.data / "artifacts" / MODEL, tmp_path / kind / "artifacts" / MODEL, ignore=["runs"]
         )
         assert (compared.left_only, compared.right_only) == ([], [])
         assert all(not sub.diff_files and not sub.left_only for sub in compared.subdirs.values())
