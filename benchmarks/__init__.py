@@ -11,4 +11,23 @@ BENCHMARKS: dict[str, Command] = {
     "throughput": Command(
         "benchmarks.throughput:command", "Predictions per second from a backlog, beside the limit and peers."
     ),
+    "latency": Command(
+        "benchmarks.latency:command", "Producer to prediction, open loop, beside an echo and Triton alone."
+    ),
+    "ingest": Command(
+        "benchmarks.ingest:command", "Observations to ClickHouse rows, and time until visible."
+    ),
+    "processors": Command(
+        "benchmarks.processors:command", "Metrics and drift over 20 features, beside river."
+    ),
+    "live": Command("benchmarks.live:command", "The highest rate of requests at which lag does not grow."),
+    "labels": Command(
+        "benchmarks.labels:command", "Feedback joined per second against ten million predictions."
+    ),
+    "scale": Command("benchmarks.scale:command", "One and two gateways, and a model of a cluster."),
+    "memory": Command("benchmarks.memory:command", "Memory of each process, idle and under a backlog."),
+    "startup": Command(
+        "benchmarks.startup:command", "Time until the stack is ready, and until a gateway answers."
+    ),
+    "all": Command("benchmarks.everything:command", "Everything but faults, and an HTML page of it."),
 }

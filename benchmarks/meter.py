@@ -20,6 +20,7 @@ from runtime.settings import Settings
 from schemas.errors import UserError
 
 LOOK_EVERY_SEC: Final = 0.02
+SELF: Final = "benchmark"
 
 
 class StageFailed(UserError):
@@ -65,6 +66,11 @@ class Produced:
         self._client.close()
 
 
+def count(client: Client, sql: str, parameters: Mapping[str, str] | None = None) -> int:
+    """The one number that a query answers."""
+    return int(client.query(sql, dict(parameters or {})).result_rows[0][0])
+
+
 class Visible:
     """Live observations of a model that ClickHouse shows, since this was made."""
 
@@ -74,10 +80,8 @@ class Visible:
         self._before = self()
 
     def __call__(self) -> int:
-        found = self._client.query(
-            "SELECT count() FROM internal.observations WHERE model = {model:String}", {"model": self._model}
-        )
-        return int(found.result_rows[0][0]) - self._before
+        sql = "SELECT count() FROM internal.observations WHERE model = {model:String}"
+        return count(self._client, sql, {"model": self._model}) - self._before
 
     def close(self) -> None:
         """The client belongs to the caller."""
@@ -93,6 +97,8 @@ class Run:
     """CPU of each process in that time."""
     rss_bytes: Mapping[str, int] = field(default_factory=dict)
     """The most that each process held."""
+    others_cores: float = 0.0
+    """Cores that were busy with none of these processes: on a machine that is not ours alone, all figures suffer."""
 
     @property
     def rows_per_sec(self) -> float:
@@ -123,7 +129,8 @@ def watch(
             raise StageFailed(f"nothing was processed within {start_limit_sec:.0f} s")
         time.sleep(LOOK_EVERY_SEC)
     handles = {name: psutil.Process(pid) for name, pid in processes.items()}
-    started, before, cpu_before = time.monotonic(), progress(), _cpu_sec(handles)
+    handles[SELF] = psutil.Process()
+    started, before, cpu_before, busy_before = time.monotonic(), progress(), _cpu_sec(handles), _busy_sec()
     rss: dict[str, int] = {}
     done, ended = before, started
     while done < records and ended - started < limit_sec:
@@ -137,15 +144,24 @@ def watch(
         raise StageFailed(f"{records} records were there, and {done} were processed")
     if done == before:
         raise StageFailed(f"only {done} of {records} records were processed within {limit_sec:.0f} s")
-    after = _cpu_sec(handles)
+    after, busy_after = _cpu_sec(handles), _busy_sec()
     spent = {name: after[name] - cpu_before[name] for name in handles}
-    return Run((done - before) * rows_per_record, ended - started, spent, rss)
+    others_cores = max(0.0, busy_after - busy_before - sum(spent.values())) / (ended - started)
+    spent.pop(SELF)
+    return Run((done - before) * rows_per_record, ended - started, spent, rss, others_cores)
+
+
+def _busy_sec() -> float:
+    """CPU time of the whole machine, without what it idled or waited for a disk."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 def _cpu_sec(handles: Mapping[str, psutil.Process]) -> dict[str, float]:
     """User and system time of each process and what it has started."""
     found = {}
     for name, handle in handles.items():
-        family = [handle, *handle.children(recursive=True)]
+        # What the benchmark itself has started is counted by name already.
+        family = [handle] if name == SELF else [handle, *handle.children(recursive=True)]
         found[name] = sum(sum(member.cpu_times()[:2]) for member in family)
     return found

@@ -163,9 +163,13 @@ def running(*processes: Running) -> Iterator[None]:
 
 def start_group(at: Bench, group: str, backlog: Backlog) -> None:
     """Let a group begin at the backlog's start."""
+    start_group_at(at, group, backlog.topic, backlog.start)
+
+
+def start_group_at(at: Bench, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+    """Let a group, none of whose members run, begin at these offsets by partition."""
     client = consumer(at.settings, group)
     client.commit(
-        offsets=[TopicPartition(backlog.topic, p, offset) for p, offset in backlog.start.items()],
-        asynchronous=False,
+        offsets=[TopicPartition(topic, p, offset) for p, offset in offsets.items()], asynchronous=False
     )
     client.close()

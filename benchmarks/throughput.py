@@ -51,10 +51,12 @@ class Turns:
 
     per_sec: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     cpu_us: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    others: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     rss_mb: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, stage: str, run: Run, cpu: bool = True) -> None:
         self.per_sec[stage].append(run.rows_per_sec)
+        self.others[stage].append(run.others_cores)
         for name, size in run.rss_bytes.items():
             self.rss_mb[f"{stage}: {name}"].append(size / 1e6)
         for name in run.cpu_sec if cpu else ():
@@ -360,6 +362,9 @@ def _result(
         figures[f"ratio_to_{peer.key}"] = ratio(ours, per_sec.get(peer.name, []))
     figures["not_measured"] = missing
     lines = [Line(stage, values, "rows/s") for stage, values in per_sec.items()]
+    lines += [
+        Line(f"busy with others during: {stage}", values, "cores") for stage, values in found.others.items()
+    ]
     lines += [Line(f"CPU {name}", values, "µs/row") for name, values in found.cpu_us.items()]
     lines += [
         Line(f"memory {name}", values, "MB") for name, values in found.rss_mb.items() if ": gateway" in name

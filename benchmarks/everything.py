@@ -1,0 +1,85 @@
+"""`tidemill bench all`: every benchmark, one after the other, and an HTML page with a picture of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from benchmarks import ingest, labels, latency, live, memory, page, processors, scale, startup, throughput
+from benchmarks.meter import StageFailed
+from benchmarks.report import Result, as_object, progress, show
+from compose.embedded.parts import ROOT
+
+FOLDER: Final = ROOT / "report" / "bench"
+
+
+def _throughput(quick: bool, seed: int) -> Result:
+    rows = throughput.ROWS["floats_8"] // (throughput.QUICK if quick else 1)
+    return throughput.measure("floats_8", "json", "all", rows, 1, 1 if quick else 3, not quick, seed)
+
+
+def _wide(quick: bool, seed: int) -> Result:
+    rows = throughput.ROWS["floats_784"] // (throughput.QUICK if quick else 1)
+    found = throughput.measure("floats_784", "json", "gateway", rows, 1, 1 if quick else 3, False, seed)
+    return found._replace(benchmark="throughput of 784 floats")
+
+
+ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
+    "throughput": _throughput,
+    "throughput of 784 floats": _wide,
+    "latency": lambda quick, seed: latency.measure(4.0 if quick else latency.SEC, not quick, seed),
+    "live": lambda quick, seed: live.measure(
+        live.QUICK_STEP_SEC if quick else live.STEP_SEC, live.FIRST_PER_SEC, 0 if quick else live.HALVINGS, seed
+    ),
+    "ingest": lambda quick, seed: ingest.measure(
+        ingest.QUICK_ROWS if quick else ingest.ROWS, 1 if quick else 3, seed
+    ),
+    "processors": lambda quick, seed: processors.measure(
+        processors.QUICK_ROWS if quick else processors.ROWS, 1 if quick else 3, seed
+    ),
+    "labels": lambda quick, seed: labels.measure(
+        labels.QUICK_PREDICTIONS if quick else labels.PREDICTIONS, labels.QUICK_LABELS if quick else labels.LABELS,
+        1 if quick else 3, seed,
+    ),
+    "scale": lambda quick, seed: scale.measure(200_000 if quick else 400_000, 1 if quick else 3, seed),
+    "memory": lambda quick, seed: memory.measure(4 if quick else 1, seed),
+    "startup": lambda quick, seed: startup.measure(1 if quick else 3, seed),
+}  # fmt: skip
+
+
+@click.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=FOLDER,
+    show_default="report/bench",
+    help="Where the page goes.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--quick", is_flag=True, help="Each benchmark's quick size.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, in the last line.")
+def command(folder: Path, seed: int, quick: bool, as_json: bool) -> None:
+    """Run every benchmark and write a page. Exit code 1 if one of them failed, after the others."""
+    found: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name, measure in ALL.items():
+        progress(f"== {name} ==")
+        try:
+            result = measure(quick, seed)
+        except StageFailed as error:
+            failed[name] = str(error)
+            progress(f"{name} failed: {error}")
+            continue
+        show(result, as_json=False)
+        found[name] = as_object(result)
+        # Written after each, so that an hour's work is not lost with its last quarter.
+        written = page.write(found, failed, folder)
+        progress(f"{written}")
+    if as_json:
+        click.echo(json.dumps({"benchmark": "all", "results": found, "failed": failed}))
+    if failed:
+        click.get_current_context().exit(1)

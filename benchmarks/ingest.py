@@ -1,0 +1,173 @@
+"""`tidemill bench ingest`: observations to ClickHouse rows by the sink alone, beside a loop that only inserts the same Arrow batches.
+
+The loop inserts into a copy of the table without materialized views and plans nothing: what is lost when it dies is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import click
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+
+from benchmarks.deploy import deploy
+from benchmarks.histogram import Histogram
+from benchmarks.load import Backlog, ends
+from benchmarks.meter import StageFailed, Visible, count, watch
+from benchmarks.observed import BATCH_ROWS, Observed
+from benchmarks.report import Line, Result, median, progress, ratio, show
+from benchmarks.stages import Bench, Service, bench, running
+from runtime.kafka import producer
+from runtime.settings import Settings
+from schemas.arrow import encode_batch
+from schemas.errors import Outage
+from schemas.spec import load_spec
+from schemas.topics import OBSERVATIONS
+from warehouse.client import connect
+
+MODEL: Final = "floats_8"
+ROWS: Final = 1_500_000
+QUICK_ROWS: Final = 300_000
+INSERT_BATCHES: Final = 64
+"""Batches that the bare loop inserts at once, about as many as the sink with a backlog."""
+LIVE_SEC: Final = 15.0
+LIVE_EVERY_SEC: Final = 0.05
+"""A batch so often while visibility is measured: 20,480 rows/s."""
+
+
+@click.command()
+@click.option("--rows", type=click.IntRange(min=10_000), help=f"Rows of a backlog.  [default: {ROWS:,}]")
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Turns, of which the median counts.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the rows.")
+@click.option("--quick", is_flag=True, help="One turn, fewer rows.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(rows: int | None, turns: int, seed: int, quick: bool, as_json: bool) -> None:
+    """Observations to ClickHouse rows, and the time until they are visible."""
+    show(measure(rows or (QUICK_ROWS if quick else ROWS), 1 if quick else turns, seed), as_json)
+
+
+def measure(rows: int, turns: int, seed: int) -> Result:
+    """Turns of sink and bare loop; then visibility at a fixed rate."""
+    ours: list[float] = []
+    bare: list[float] = []
+    cpu_us: list[float] = []
+    with bench([MODEL]) as at:
+        spec = load_spec(at.settings.models_dir / MODEL)
+        deploy(at.settings, MODEL, seed=seed)
+        client = connect(
+            at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password
+        )
+        made = Observed(spec, "1.0", seed)
+        progress("making batches")
+        for turn in range(turns + 1):
+            batches = [made.batch() for _ in range(rows // BATCH_ROWS)]
+            if turn:
+                progress(
+                    f"turn {turn} of {turns}: a bare Arrow insert loop, {len(batches) * BATCH_ROWS:,} rows"
+                )
+                bare.append(_bare(client, batches))
+                progress(f"    {bare[-1]:,.0f} rows/s")
+            progress(f"{'turn ' + str(turn) if turn else 'warming'}: the sink")
+            backlog = produce_batches(at.settings, batches if turn else batches[: len(batches) // 3])
+            visible = Visible(client, MODEL)
+            sink = Service(at, "sink")
+            with running(sink):
+                run = watch(visible, backlog.rows, {"sink": sink.pid} | at.pids(), alive=sink.check)
+            if turn:
+                ours.append(run.rows_per_sec)
+                cpu_us.append(run.cpu_us_per_row("sink"))
+                progress(f"    {run.rows_per_sec:,.0f} rows/s")
+        histogram = _visibility(at, client, made)
+        client.close()
+    figures: dict[str, Any] = {
+        "rows_per_s": median(ours),
+        "bare_insert_rows_per_s": median(bare),
+        "ratio_to_bare_insert": ratio(ours, bare),
+        "sink_cpu_us_per_row": median(cpu_us),
+        "visible_p50_ms": histogram.percentile_ms(50),
+        "visible_p99_ms": histogram.percentile_ms(99),
+        "visible_at_rows_per_s": BATCH_ROWS / LIVE_EVERY_SEC,
+    }
+    lines = [
+        Line("sink", ours, "rows/s"),
+        Line("bare Arrow insert loop", bare, "rows/s", "no plan, no views"),
+        *(Line(f"until visible, p{p:g}", [histogram.percentile_ms(p)], "ms") for p in (50, 90, 99)),
+    ]
+    return Result("ingest", figures, lines, seed, turns)
+
+
+def produce_batches(settings: Settings, batches: list[pa.RecordBatch], partitions: int = 2) -> Backlog:
+    """Put batches on `observations`, in turn over its partitions.
+
+    Raises:
+        Outage: the broker does not take them.
+    """
+    start = ends(settings, OBSERVATIONS.name)
+    client = producer(settings, **{"delivery.report.only.error": True, "queue.buffering.max.kbytes": 262_144})
+    for i, batch in enumerate(batches):
+        while True:
+            try:
+                client.produce(OBSERVATIONS.name, encode_batch(batch), b"bench", partition=i % partitions)
+                break
+            except BufferError:
+                client.poll(0.05)
+    if client.flush(120):
+        raise Outage("the backlog of observations was not delivered within 120 s")
+    return Backlog(OBSERVATIONS.name, start, ends(settings, OBSERVATIONS.name), BATCH_ROWS)
+
+
+def _bare(client: Client, batches: list[pa.RecordBatch]) -> float:
+    """Rows per second."""
+    client.command("DROP TABLE IF EXISTS internal.bench_observations")
+    client.command("CREATE TABLE internal.bench_observations AS internal.observations")
+    started = time.monotonic()
+    for first in range(0, len(batches), INSERT_BATCHES):
+        table = pa.Table.from_batches(batches[first : first + INSERT_BATCHES])
+        client.insert_arrow("internal.bench_observations", table)
+    spent_sec = time.monotonic() - started
+    found = count(client, "SELECT count() FROM internal.bench_observations")
+    client.command("DROP TABLE internal.bench_observations")
+    expected = len(batches) * BATCH_ROWS
+    if found != expected:
+        raise StageFailed(f"the bare loop inserted {expected} rows and {found} are there")
+    return expected / spent_sec
+
+
+def _visibility(at: Bench, client: Client, made: Observed) -> Histogram:
+    """How long a batch, sent on time, is not visible. All go to one partition, so that they appear in the order of sending."""
+    progress("time until visible")
+    histogram = Histogram()
+    sender = producer(at.settings, **{"linger.ms": 0})
+    sink = Service(at, "sink")
+    with running(sink):
+        sink.wait_ready()
+        visible = Visible(client, MODEL)
+        started = time.monotonic()
+        sent: list[float] = []
+        shown = 0
+        batches = int(LIVE_SEC / LIVE_EVERY_SEC)
+        while shown < batches:
+            now = time.monotonic()
+            while len(sent) < batches and started + len(sent) * LIVE_EVERY_SEC <= now:
+                sender.produce(OBSERVATIONS.name, made.record(), b"bench", partition=0)
+                sent.append(started + len(sent) * LIVE_EVERY_SEC)
+            sender.poll(0)
+            found = visible() // BATCH_ROWS
+            seen = time.monotonic()
+            histogram.add((seen - due) * 1000 for due in sent[shown:found])
+            shown = max(shown, found)
+            sink.check()
+            if seen > started + LIVE_SEC + 60:
+                raise StageFailed(f"{batches - shown} of {batches} batches are not visible after a minute")
+            time.sleep(0.005)
+    return histogram

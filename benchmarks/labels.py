@@ -1,0 +1,164 @@
+"""`tidemill bench labels`: feedback joined per second, against ten million predictions that ClickHouse holds.
+
+The predictions are put there by SQL, as the sink would have, ids and all; each label names one of them at random, so nothing is near another.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Final
+
+import click
+import numpy as np
+from clickhouse_connect.driver.client import Client
+
+from benchmarks.deploy import deploy
+from benchmarks.load import Bodies, produce_backlog
+from benchmarks.meter import Committed, StageFailed, count, watch
+from benchmarks.report import Line, Result, median, progress, show
+from benchmarks.stages import Service, bench, running
+from schemas.spec import load_spec
+from schemas.topics import FEEDBACK
+from streams.labels.service import NAME as GROUP
+from warehouse.client import connect
+
+MODEL: Final = "floats_8"
+PREDICTIONS: Final = 10_000_000
+QUICK_PREDICTIONS: Final = 1_000_000
+LABELS: Final = 100_000
+QUICK_LABELS: Final = 20_000
+STEP_ROWS: Final = 1_000_000
+
+# A version 7 UUID as schemas.identity lays it out: 48 bits of time, then bits of a hash; UUIDs compare in ClickHouse by their second half.
+LOAD: Final = """
+INSERT INTO internal.observations
+    (prediction_id, model, entity, role, arm, version, propensity, status, requested_at, observed_at, label, score, scores, numbers)
+SELECT
+    toUUID(concat(
+        substring(hex(at_ms), 5, 8), '-', substring(hex(at_ms), 13, 4), '-7', substring(random, 1, 3), '-a', substring(random, 4, 3), '-',
+        substring(random, 7, 12)
+    )),
+    {model:String}, concat('entity-', toString(number % 100000)), 'live', 'champion', '1.0', 1, 'answered',
+    fromUnixTimestamp64Milli(at_ms, 'UTC'), fromUnixTimestamp64Milli(at_ms, 'UTC'), 'yes', 0.75, [0.25, 0.75], arrayWithConstant(8, toFloat32(0.5))
+FROM (
+    SELECT number, toInt64({start_ms:Int64} + intDiv(number, 10)) AS at_ms, hex(sipHash128(number, {seed:UInt64})) AS random
+    FROM numbers({first:UInt64}, {rows:UInt64})
+)
+"""
+
+
+@click.command()
+@click.option(
+    "--predictions",
+    type=click.IntRange(min=10_000),
+    help=f"Predictions in ClickHouse.  [default: {PREDICTIONS:,}]",
+)
+@click.option(
+    "--labels", "count", type=click.IntRange(min=1000), help=f"Labels of a turn.  [default: {LABELS:,}]"
+)
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Turns, of which the median counts.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of ids and labels.")
+@click.option("--quick", is_flag=True, help="One turn, fewer predictions and labels.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(
+    predictions: int | None, labels: int | None, turns: int, seed: int, quick: bool, as_json: bool
+) -> None:
+    """Labels joined with predictions per second."""
+    predictions = predictions or (QUICK_PREDICTIONS if quick else PREDICTIONS)
+    labels = labels or (QUICK_LABELS if quick else LABELS)
+    show(measure(predictions, labels, 1 if quick else turns, seed), as_json)
+
+
+def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
+    """Load the predictions, then turns of a backlog of labels."""
+    per_sec: list[float] = []
+    cpu: dict[str, list[float]] = {"labels": [], "clickhouse": []}
+    with bench([MODEL]) as at:
+        load_spec(at.settings.models_dir / MODEL)
+        deploy(at.settings, MODEL, seed=seed)
+        client = connect(
+            at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password
+        )
+        _load(client, predictions, seed)
+        sink = Service(at, "sink")
+        with running(sink):
+            sink.wait_ready()
+            for turn in range(turns):
+                progress(f"turn {turn + 1} of {turns}: {labels:,} labels")
+                pool = _labels(client, labels, seed + turn)
+                backlog = produce_backlog(at.settings, FEEDBACK.for_model(MODEL), pool, labels)
+                stage = Service(at, "labels")
+                committed = Committed(at.settings, GROUP, backlog)
+                with running(stage):
+                    run = watch(
+                        committed,
+                        backlog.records,
+                        {"labels": stage.pid, "sink": sink.pid} | at.pids(),
+                        alive=stage.check,
+                    )
+                committed.close()
+                per_sec.append(run.rows_per_sec)
+                for name, values in cpu.items():
+                    values.append(run.cpu_us_per_row(name))
+                progress(f"    {run.rows_per_sec:,.0f} labels/s")
+        _check(client, min(predictions, labels) * turns)
+        client.close()
+    figures: dict[str, Any] = {"labels_per_s": median(per_sec), "predictions": predictions, "labels": labels}
+    lines = [Line("labels joined", per_sec, "labels/s")]
+    lines += [Line(f"CPU {name}", values, "µs/label") for name, values in cpu.items()]
+    return Result("labels", figures, lines, seed, turns)
+
+
+def _load(client: Client, predictions: int, seed: int) -> None:
+    start_ms = time.time_ns() // 1_000_000 - predictions // 10 - 60_000
+    for first in range(0, predictions, STEP_ROWS):
+        progress(f"predictions into ClickHouse: {first:,} of {predictions:,}")
+        client.command(
+            LOAD,
+            {
+                "model": MODEL,
+                "start_ms": start_ms,
+                "seed": seed,
+                "first": first,
+                "rows": min(STEP_ROWS, predictions - first),
+            },
+        )
+    found = count(client, "SELECT count() FROM internal.prediction_lookup")
+    if found != predictions:
+        raise StageFailed(f"{predictions:,} predictions were loaded and {found:,} can be looked up")
+
+
+def _labels(client: Client, labels: int, seed: int) -> Bodies:
+    """Labels of `labels` different predictions, in no order."""
+    found = client.query(
+        "SELECT toString(prediction_id) FROM internal.prediction_lookup ORDER BY sipHash64(prediction_id, {seed:UInt64}) LIMIT {count:UInt64}",
+        {"seed": seed, "count": labels},
+    )
+    ids = [row[0] for row in found.result_rows]
+    answers = np.random.default_rng(seed).choice(["no", "yes"], len(ids)).tolist()
+    values = [
+        json.dumps({"kind": "label", "prediction_id": each, "value": answer}).encode()
+        for each, answer in zip(ids, answers, strict=True)
+    ]
+    return Bodies(values, 1, [("content-type", b"application/json")])
+
+
+def _check(client: Client, at_most: int) -> None:
+    """Labels were joined, and no orphans made. Raises `StageFailed`."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = count(client, "SELECT uniqExact(prediction_id) FROM internal.outcomes")
+        if 0.9 * at_most <= found <= at_most:
+            return
+        if time.monotonic() > deadline:
+            raise StageFailed(f"{found:,} predictions have an outcome, expected about {at_most:,}")
+        time.sleep(0.2)

@@ -1,0 +1,218 @@
+"""`tidemill bench latency`: from the time a request was due to the time a read-committed reader has its prediction.
+
+Beside it, in the same run and with the same producer and reader, a transactional echo with offsets, which is Kafka's part, and Triton asked
+directly for one row, which is the model's. What is left over is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any, Final
+
+import click
+import msgspec
+import numpy as np
+from confluent_kafka import Consumer, TopicPartition
+from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
+
+from benchmarks.deploy import deploy, sample
+from benchmarks.histogram import Histogram, sum_percentile_ms
+from benchmarks.load import Bodies, bodies, ends, produce_backlog, request_topic
+from benchmarks.meter import Committed, StageFailed
+from benchmarks.pace import Pace
+from benchmarks.report import Line, Result, progress, show
+from benchmarks.stages import Bench, Running, Service, bench, running, start_group_at
+from features.encode import encode
+from inference.source import GROUP as GATEWAY_GROUP
+from runtime.artifacts import ArtifactStore
+from runtime.kafka import consumer
+from schemas.spec import ModelSpec, load_spec
+from schemas.tensors import ARTIFACT_PARAMETER, SCORES, input_tensors
+from schemas.topics import PREDICTIONS
+
+MODEL: Final = "floats_8"
+RATES: Final = (100.0, 1000.0)
+COMPARED: Final = 1000.0
+SEC: Final = 20.0
+WARM_SEC: Final = 3.0
+ECHO_BYTES: Final = 160
+READ_PER_SEC: Final = 5000
+"""Of more answers than this in a second, the reader looks at a part: its own work would be what is measured."""
+HIGHEST_ROWS: Final = 200_000
+PERCENTS: Final = (50, 90, 99, 99.9)
+
+
+@click.command()
+@click.option("--sec", default=SEC, show_default=True, help="Seconds at each rate.")
+@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
+@click.option("--quick", is_flag=True, help="4 seconds at each rate; without half of the highest rate.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(sec: float, seed: int, quick: bool, as_json: bool) -> None:
+    """Latency from producer to prediction, open loop, beside a transactional echo and Triton alone."""
+    show(measure(4.0 if quick else sec, not quick, seed), as_json)
+
+
+def measure(sec: float, with_highest: bool, seed: int) -> Result:
+    """Each rate: ours, the echo, Triton."""
+    found: dict[tuple[str, float], Histogram] = {}
+    late: dict[str, float] = {}
+    with bench([MODEL]) as at:
+        spec = load_spec(at.settings.models_dir / MODEL)
+        artifact = deploy(at.settings, MODEL, seed=seed)
+        pool = bodies(spec, "json", seed)
+        rates = list(RATES)
+        gateway = Service(at, "gateway")
+        with running(gateway):
+            gateway.wait_ready()
+            highest = _highest(at, pool, gateway)
+            if with_highest:
+                rates.append(round(highest / 2, -2))
+            for rate in rates:
+                progress(f"ours at {rate:,.0f}/s")
+                histogram, late_ms = _through(at, pool, rate, sec, PREDICTIONS.for_model(MODEL))
+                found["ours", rate], late[f"ours at {rate:g}/s"] = histogram, late_ms
+        topic = "bench-echo-predictions"
+        at.create_topics([topic])
+        start_group_at(at, "bench-echo", request_topic(MODEL), ends(at.settings, request_topic(MODEL)))
+        echo = Running(
+            "echo", [sys.executable, "-P", "-m", "benchmarks.echo", request_topic(MODEL), topic, "bench-echo", str(ECHO_BYTES)],
+            at.settings.environment(), at.folder,
+        )  # fmt: skip
+        with running(echo):
+            for rate in rates:
+                progress(f"the echo at {rate:,.0f}/s")
+                histogram, late_ms = _through(at, pool, rate, sec, topic)
+                found["echo", rate], late[f"echo at {rate:g}/s"] = histogram, late_ms
+        for rate in RATES:
+            progress(f"Triton at {rate:,.0f}/s")
+            found["triton", rate] = asyncio.run(_triton(at, spec, artifact, rate, sec))
+    return _result(found, late, highest, seed)
+
+
+def _highest(at: Bench, pool: Bodies, gateway: Service) -> float:
+    """Predictions per second from a backlog. It also warms broker, gateway and model."""
+    progress("the highest rate, from a backlog")
+    backlog = produce_backlog(at.settings, request_topic(MODEL), pool, HIGHEST_ROWS)
+    committed = Committed(at.settings, GATEWAY_GROUP, backlog)
+    started, before = time.monotonic(), committed()
+    run_until = started + 120
+    while committed() < backlog.records:
+        gateway.check()
+        if time.monotonic() > run_until:
+            raise StageFailed("the gateway does not come to the end of its backlog within 120 s")
+        time.sleep(0.02)
+    committed.close()
+    return (backlog.records - before) / (time.monotonic() - started)
+
+
+def _through(at: Bench, pool: Bodies, rate: float, sec: float, topic: str) -> tuple[Histogram, float]:
+    """Send at `rate` and read the answers on `topic`; the latencies after `WARM_SEC`, and how late the producer was (ms)."""
+    file = at.folder / "pace.msgpack"
+    file.write_bytes(
+        msgspec.msgpack.encode(
+            Pace(request_topic(MODEL), rate, WARM_SEC + sec, list(pool.values), pool.headers)
+        )
+    )
+    client = _reader(at, topic)
+    count = int(rate * (WARM_SEC + sec))
+    pace = Running(
+        "pace",
+        [sys.executable, "-P", "-m", "benchmarks.pace", str(file)],
+        at.settings.environment(),
+        at.folder,
+    )
+    try:
+        histogram = _read(client, count, rate, pace)
+    finally:
+        pace.end()
+        client.close()
+    said: dict[str, Any] = msgspec.json.decode(pace.log.read_bytes().splitlines()[-1])
+    return histogram, float(said["latest_ms"])
+
+
+def _reader(at: Bench, topic: str) -> Consumer:
+    """A read-committed reader from the end of `topic`, already there."""
+    client = consumer(at.settings, "bench-latency")
+    client.assign([TopicPartition(topic, p, offset) for p, offset in ends(at.settings, topic).items()])
+    client.consume(1, 0.5)
+    return client
+
+
+def _read(client: Consumer, count: int, rate: float, pace: Running) -> Histogram:
+    """Until `count` answers are there. Raises `StageFailed` if no more come."""
+    histogram = Histogram()
+    step = max(1, round(rate / READ_PER_SEC))
+    seen, first_ns, quiet_since = 0, 0, time.monotonic()
+    while seen < count:
+        messages = client.consume(1, 0.05)
+        messages += client.consume(2000, 0.0) if messages else []
+        now_ns = time.monotonic_ns()
+        if not messages:
+            if time.monotonic() - quiet_since > 20:
+                raise StageFailed(f"{seen} of {count} answers came, and none in the last 20 s")
+            continue
+        quiet_since = time.monotonic()
+        # Of those that are left out none is chosen: every step-th is looked at.
+        due = [int(message.key() or b"0") for message in messages[(-seen) % step :: step]]
+        seen += len(messages)
+        if due:
+            first_ns = first_ns or due[0]
+            warm_ns = first_ns + WARM_SEC * 1e9
+            histogram.add((now_ns - each) / 1e6 for each in due if each >= warm_ns)
+    return histogram
+
+
+async def _triton(at: Bench, spec: ModelSpec, artifact: str, rate: float, sec: float) -> Histogram:
+    """One row a call, open loop."""
+    state = ArtifactStore(at.settings.artifacts_dir).open(spec.name, artifact).features
+    arrays = encode(spec, state, sample(spec, 1, np.random.default_rng(0)))
+    inputs = []
+    for wanted in input_tensors(spec):
+        tensor = InferInput(wanted.name, list(arrays[wanted.name].shape), wanted.datatype)
+        tensor.set_data_from_numpy(arrays[wanted.name])
+        inputs.append(tensor)
+    histogram = Histogram()
+    client = InferenceServerClient(at.settings.triton_grpc_url)
+    started = time.monotonic()
+
+    async def ask(due: float) -> None:
+        await client.infer(
+            spec.name,
+            inputs,
+            outputs=[InferRequestedOutput(SCORES)],
+            parameters={ARTIFACT_PARAMETER: artifact},
+        )
+        if due - started >= WARM_SEC:
+            histogram.add([(time.monotonic() - due) * 1000])
+
+    async with asyncio.TaskGroup() as group:
+        for i in range(int(rate * (WARM_SEC + sec))):
+            due = started + i / rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            group.create_task(ask(due))
+    await client.close()
+    return histogram
+
+
+def _result(
+    found: dict[tuple[str, float], Histogram], late: dict[str, float], highest: float, seed: int
+) -> Result:
+    ours = found["ours", COMPARED]
+    beneath = [found["echo", COMPARED], found["triton", COMPARED]]
+    figures: dict[str, Any] = {"highest_events_per_s": highest}
+    for percent in (50, 99):
+        below = sum_percentile_ms(beneath, percent, seed)
+        figures[f"p{percent}_ms"] = ours.percentile_ms(percent)
+        figures[f"echo_and_triton_p{percent}_ms"] = below
+        figures[f"added_p{percent}_ms"] = ours.percentile_ms(percent) - below
+    figures["producer_late_ms"] = {name: round(value, 2) for name, value in late.items()}
+    lines = [
+        Line(f"{what} at {rate:,.0f}/s, p{percent:g}", [histogram.percentile_ms(percent)], "ms", f"{histogram.count:,} answers")
+        for (what, rate), histogram in found.items()
+        for percent in PERCENTS
+    ]  # fmt: skip
+    return Result("latency", figures, lines, seed)

@@ -1,0 +1,86 @@
+"""`tidemill bench memory`: what each process holds, idle and at the worst moment of a backlog."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import click
+import psutil
+
+from benchmarks.deploy import deploy
+from benchmarks.load import bodies, produce_backlog, request_topic
+from benchmarks.meter import Committed, watch
+from benchmarks.report import Line, Result, progress, show
+from benchmarks.stages import Service, bench, running
+from inference.source import GROUP
+from schemas.spec import load_spec
+
+MODEL: Final = "floats_8"
+SERVICES: Final = ("gateway", "sink", "labels", "worker", "training", "control")
+BACKLOGS: Final = (100_000, 800_000)
+"""Whether a gateway's memory depends on its backlog is seen from two."""
+SETTLE_SEC: Final = 3.0
+
+
+@click.command()
+@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
+@click.option("--quick", is_flag=True, help="Backlogs of a quarter.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(seed: int, quick: bool, as_json: bool) -> None:
+    """Memory of each process, idle and under a backlog."""
+    show(measure(4 if quick else 1, seed), as_json)
+
+
+def measure(divisor: int, seed: int) -> Result:
+    """Idle, then the backlogs from the smallest, each with a gateway that has just begun."""
+    peaks: dict[str, list[float]] = {}
+    with bench([MODEL]) as at:
+        spec = load_spec(at.settings.models_dir / MODEL)
+        deploy(at.settings, MODEL, seed=seed)
+        pool = bodies(spec, "json", seed)
+        services = [Service(at, name) for name in SERVICES]
+        with running(*services):
+            for service in services:
+                service.wait_ready()
+            progress("idle")
+            time.sleep(SETTLE_SEC)  # what was needed to start is given back
+            pids = {service.name: service.pid for service in services} | at.pids()
+            idle = {name: _private_mb(pid) for name, pid in pids.items()}
+        backlogs = [rows // divisor for rows in BACKLOGS]
+        for rows in backlogs:
+            progress(f"a backlog of {rows:,} rows")
+            backlog = produce_backlog(at.settings, request_topic(MODEL), pool, rows)
+            at_work = [Service(at, name) for name in ("gateway", "sink", "worker")]
+            committed = Committed(at.settings, GROUP, backlog)
+            with running(*at_work):
+                run = watch(committed, backlog.records, {s.name: s.pid for s in at_work} | at.pids())
+            committed.close()
+            for name, size in run.rss_bytes.items():
+                peaks.setdefault(name, []).append(size / 1e6)
+    figures: dict[str, Any] = {
+        "gateway_mb_max": max(peaks["gateway"]),
+        "gateway_mb_by_backlog": {
+            f"{rows:,}": round(mb, 1) for rows, mb in zip(backlogs, peaks["gateway"], strict=True)
+        },
+        "idle_mb": sum(idle.values()),
+    }
+    lines = [
+        Line(f"idle: {name}", [mb], "MB", "proportional share of shared pages") for name, mb in idle.items()
+    ]
+    lines += [
+        Line(f"backlog of {backlogs[-1]:,}: {name}", [values[-1]], "MB", "resident, the most")
+        for name, values in peaks.items()
+        if name != "benchmark"
+    ]
+    return Result("memory", figures, lines, seed)
+
+
+def _private_mb(pid: int) -> float:
+    """Proportional set size of a process and its children."""
+    process = psutil.Process(pid)
+    return (
+        float(sum(each.memory_full_info().pss for each in [process, *process.children(recursive=True)])) / 1e6
+    )

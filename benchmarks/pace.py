@@ -1,0 +1,72 @@
+"""An open-loop producer: each record has a time at which it is due, and is late if it could not be sent then; a stall is not hidden.
+
+The key is the due time on the machine's monotonic clock in ns, so whoever reads the answer, which has the same key, knows how long it took.
+`python -m benchmarks.pace FILE`, FILE a msgpack of `Pace`. Its last line says how many were sent and how late the latest was.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from itertools import cycle
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.load import send
+from runtime.kafka import producer
+from runtime.settings import load_settings
+
+TICK_SEC: Final = 0.002
+FAST_PER_SEC: Final = 2000
+"""Above this records are sent in ticks, and linger as a producer with something to send would let them."""
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """What to send and how fast."""
+
+    topic: str
+    per_sec: float
+    sec: float
+    values: list[bytes]
+    headers: list[tuple[str, str | bytes | None]]
+
+
+def main() -> int:
+    """Send, until done or told to stop."""
+    pace = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Pace)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    fast = pace.per_sec > FAST_PER_SEC
+    client = producer(load_settings(), **{"linger.ms": 2 if fast else 0, "delivery.report.only.error": True})
+    client.list_topics(pace.topic, timeout=10)
+    values = cycle(pace.values)
+    count, sent, latest_ns = int(pace.per_sec * pace.sec), 0, 0
+    gap_ns = 1e9 / pace.per_sec
+    started_ns = time.monotonic_ns()
+    while sent < count and not stop.is_set():
+        now_ns = time.monotonic_ns()
+        due = min(count, int((now_ns - started_ns) / gap_ns) + 1)
+        while sent < due:
+            due_ns = started_ns + int(sent * gap_ns)
+            send(client, pace.topic, next(values), b"%d" % due_ns, pace.headers)
+            latest_ns = max(latest_ns, time.monotonic_ns() - due_ns)
+            sent += 1
+        client.poll(0)
+        wait_sec = (started_ns + sent * gap_ns - time.monotonic_ns()) / 1e9
+        time.sleep(max(TICK_SEC if fast else 0.0, wait_sec))
+    client.flush(30)
+    print(
+        json.dumps(
+            {"sent": sent, "latest_ms": latest_ns / 1e6, "sec": (time.monotonic_ns() - started_ns) / 1e9}
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

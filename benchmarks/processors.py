@@ -1,0 +1,111 @@
+"""`tidemill bench processors`: metrics and drift over 20 features, in rows per second of the worker; beside river, one row at a time.
+
+river does per row what the worker's histograms and sums do per batch: `sketch.Histogram` for each feature and the score, `stats.Mean` of
+the score. It reads no Kafka, decodes no Arrow and writes nothing, all of which the worker's figure has in it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import click
+from river import sketch, stats
+
+from benchmarks.deploy import deploy
+from benchmarks.ingest import produce_batches
+from benchmarks.meter import Committed, watch
+from benchmarks.observed import BATCH_ROWS, Observed
+from benchmarks.report import Line, Result, median, progress, ratio, show
+from benchmarks.stages import Service, bench, running
+from schemas.spec import load_spec
+from streams.worker.app import GROUP
+
+MODEL: Final = "floats_20"
+ROWS: Final = 4_000_000
+QUICK_ROWS: Final = 1_000_000
+DISTINCT_BATCHES: Final = 200
+RIVER_ROWS: Final = 20_000
+
+
+@click.command()
+@click.option("--rows", type=click.IntRange(min=10_000), help=f"Rows of a backlog.  [default: {ROWS:,}]")
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Turns, of which the median counts.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the rows.")
+@click.option("--quick", is_flag=True, help="One turn, fewer rows.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(rows: int | None, turns: int, seed: int, quick: bool, as_json: bool) -> None:
+    """Rows per second of metrics and drift."""
+    show(measure(rows or (QUICK_ROWS if quick else ROWS), 1 if quick else turns, seed), as_json)
+
+
+def measure(rows: int, turns: int, seed: int) -> Result:
+    """Turns of the worker over a backlog, and of river."""
+    ours: list[float] = []
+    river_rows: list[float] = []
+    cpu_us: list[float] = []
+    with bench([MODEL]) as at:
+        spec = load_spec(at.settings.models_dir / MODEL)
+        deploy(at.settings, MODEL, seed=seed)
+        made = Observed(spec, "1.0", seed)
+        for turn in range(turns):
+            progress(f"turn {turn + 1} of {turns}: river, one row at a time")
+            river_rows.append(_river(made))
+            progress(f"    {river_rows[-1]:,.0f} rows/s")
+            # The worker does not look at ids: the same batches may come again.
+            batches = [made.batch() for _ in range(min(DISTINCT_BATCHES, rows // BATCH_ROWS))]
+            times = max(1, rows // BATCH_ROWS // len(batches))
+            progress(
+                f"turn {turn + 1} of {turns}: the worker over {times * len(batches) * BATCH_ROWS:,} rows"
+            )
+            backlog = produce_batches(at.settings, batches * times)
+            worker = Service(at, "worker")
+            committed = Committed(at.settings, GROUP, backlog)
+            with running(worker):
+                run = watch(
+                    committed, backlog.records, {"worker": worker.pid} | at.pids(), rows_per_record=BATCH_ROWS,
+                    alive=worker.check,
+                )  # fmt: skip
+            committed.close()
+            ours.append(run.rows_per_sec)
+            cpu_us.append(run.cpu_us_per_row("worker"))
+            progress(f"    {run.rows_per_sec:,.0f} rows/s")
+    figures: dict[str, Any] = {
+        "rows_per_s": median(ours),
+        "river_rows_per_s": median(river_rows),
+        "ratio_to_river": ratio(ours, river_rows),
+        "worker_cpu_us_per_row": median(cpu_us),
+        "rows_per_cpu_s": 1e6 / (median(cpu_us) or 1.0),
+    }
+    lines = [
+        Line("worker, metrics and drift", ours, "rows/s"),
+        Line("river, one row at a time", river_rows, "rows/s"),
+        Line("CPU worker", cpu_us, "µs/row"),
+    ]
+    return Result("processors", figures, lines, seed, turns)
+
+
+def _river(made: Observed) -> float:
+    """Rows per second of CPU."""
+    batch = made.batch(BATCH_ROWS)
+    numbers = batch["numbers"].to_pylist()
+    score = batch["score"].to_pylist()
+    histogram_of: Any = sketch.Histogram
+    histograms = [histogram_of(max_bins=10) for _ in range(len(numbers[0]) + 1)]
+    mean: Any = stats.Mean()
+    started, done = time.process_time(), 0
+    while done < RIVER_ROWS:
+        for row, value in zip(numbers, score, strict=True):
+            for histogram, number in zip(histograms, (*row, value), strict=True):
+                histogram.update(number)
+            mean.update(value)
+        done += len(numbers)
+    return done / (time.process_time() - started)

@@ -1,0 +1,88 @@
+"""`tidemill bench startup`: from nothing to ready, from data that is there to ready, and from a gateway's start to its first answer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from benchmarks.deploy import deploy
+from benchmarks.load import bodies, produce_backlog, request_topic
+from benchmarks.meter import LOOK_EVERY_SEC, Committed
+from benchmarks.report import Line, Result, median, progress, show
+from benchmarks.stages import Service, bench, running
+from compose.embedded.stack import Stack
+from inference.source import GROUP
+from schemas.spec import load_spec
+
+MODEL: Final = "floats_8"
+
+
+@click.command()
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Turns, of which the median counts.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
+@click.option("--quick", is_flag=True, help="One turn.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(turns: int, seed: int, quick: bool, as_json: bool) -> None:
+    """Time until the stack is ready, and until a gateway answers."""
+    show(measure(1 if quick else turns, seed), as_json)
+
+
+def measure(turns: int, seed: int) -> Result:
+    """Everything in turns."""
+    fresh: list[float] = []
+    again: list[float] = []
+    ended: list[float] = []
+    for turn in range(turns):
+        with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as name:
+            for kind, values in (("an empty folder", fresh), ("data that is there", again)):
+                progress(f"turn {turn + 1} of {turns}: the stack on {kind}")
+                started = time.monotonic()
+                with Stack(Path(name) / "data"):
+                    values.append(time.monotonic() - started)
+                    leaving = time.monotonic()
+                ended.append(time.monotonic() - leaving)
+    ready, first = _gateway(turns, seed)
+    figures: dict[str, Any] = {
+        "stack_ready_fresh_sec": median(fresh), "stack_ready_again_sec": median(again), "stack_end_sec": median(ended),
+        "gateway_ready_sec": median(ready), "gateway_first_answer_sec": median(first),
+    }  # fmt: skip
+    lines = [
+        Line("the stack, on an empty folder", fresh, "s"), Line("the stack, on data that is there", again, "s"),
+        Line("the stack's end", ended, "s"), Line("a gateway until ready", ready, "s"),
+        Line("a gateway until its first answer", first, "s"),
+    ]  # fmt: skip
+    return Result("startup", figures, lines, seed, turns)
+
+
+def _gateway(turns: int, seed: int) -> tuple[list[float], list[float]]:
+    ready, first = [], []
+    with bench([MODEL]) as at:
+        spec = load_spec(at.settings.models_dir / MODEL)
+        deploy(at.settings, MODEL, seed=seed)
+        for turn in range(turns):
+            progress(f"turn {turn + 1} of {turns}: a gateway")
+            backlog = produce_backlog(at.settings, request_topic(MODEL), bodies(spec, "json", seed), 1)
+            committed = Committed(at.settings, GROUP, backlog)
+            started = time.monotonic()
+            gateway = Service(at, "gateway")
+            with running(gateway):
+                while not committed():
+                    gateway.check()
+                    time.sleep(LOOK_EVERY_SEC)
+                first.append(time.monotonic() - started)
+                gateway.wait_ready()
+                ready.append(time.monotonic() - started)
+            committed.close()
+    return ready, first
