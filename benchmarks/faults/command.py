@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 import msgspec
+from clickhouse_connect.driver.client import Client
 
 from benchmarks.faults import outcomes, report, schedule
 from benchmarks.faults.actions import Event, Executor
@@ -25,6 +26,7 @@ from benchmarks.faults.rows import MODEL
 from benchmarks.faults.verify import Account, verify
 from benchmarks.faults.world import World
 from control.audit import audit
+from runtime.clock import now_ms
 from runtime.kafka import consumer
 from runtime.settings import Settings
 from warehouse.client import connect
@@ -33,7 +35,9 @@ WARM_UP_SEC: Final = 5.0
 SECONDS_A_FAULT: Final = 3.0
 QUIET_SEC: Final = 180.0
 PROGRESS_SEC: Final = 5.0
-QUERY_SEC: Final = 600
+LABELS_SEC: Final = 60.0
+ORPHAN_GRACE_SEC: Final = 30
+"""A label is looked for again after ever longer pauses: it is given up so much later at most."""
 
 
 @click.command()
@@ -126,7 +130,7 @@ class Run:
                 self._break(world, load, monitor, duration_sec)
                 load_sec = time.monotonic() - started
                 load.finish()
-                problems = self._quiet(world, monitor)
+                problems = self._quiet(world.settings, load)
                 self._recoveries = dict(monitor.recoveries)
             finally:
                 monitor.close()
@@ -165,25 +169,27 @@ class Run:
             time.sleep(0.2)
             load.check()
 
-    def _quiet(self, world: World, monitor: Monitor) -> list[str]:
+    def _quiet(self, settings: Settings, load: Load) -> list[str]:
         """Wait until all that was sent is through; what is not by then is a problem of its own."""
         say("quiet: waiting for the stages to catch up")
-        problems = []
+        client = _warehouse(settings)
         try:
-            wait_caught_up(world.settings, ("gateway", "sink", "labels"), QUIET_SEC)
-            # Orphans are told from labels that are early by their age, and then the sink has their dead letters to insert.
-            time.sleep(self._orphan_after_sec + 2)
-            wait_caught_up(world.settings, ("labels", "sink"), QUIET_SEC)
+            wait_caught_up(settings, ("gateway", "sink", "labels"), QUIET_SEC)
+            outcomes.wait_for_labels(client, self._seed, load.ledger.sent, LABELS_SEC)
+            wait_caught_up(settings, ("labels", "sink"), QUIET_SEC)
         except TimeoutError as error:
-            problems.append(str(error))
-        return problems
+            return [str(error)]
+        finally:
+            client.close()
+        return []
 
     def _account(self, settings: Settings, load: Load) -> tuple[Account, int]:
         overrides: dict[str, Any] = {"enable.partition.eof": True}
         reader = consumer(settings, f"account-{uuid.uuid4()}", **overrides)
-        client = connect(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password)
+        client = _warehouse(settings)
+        given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         try:
-            account = verify(settings, reader, client, load.ledger, load.base_ms)
+            account = verify(reader, client, load.ledger, load.base_ms, given_up_ms)
             counted = outcomes.wait_for_metrics(client)
         finally:
             reader.close()
@@ -204,6 +210,10 @@ class Run:
             for event in self.events
         ]
         (self._folder / "faults.json").write_text(json.dumps(rows, indent=1))
+
+
+def _warehouse(settings: Settings) -> Client:
+    return connect(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password)
 
 
 def _audit(settings: Settings, account: Account, generations: int) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class Ledger:
         """By generation."""
         self.offsets: NDArray[np.int64] = np.full(FIRST_CAPACITY, -1, np.int64)
         self.timestamps_ms: NDArray[np.int64] = np.zeros(FIRST_CAPACITY, np.int64)
-        self.odd_feedback: dict[tuple[int, int], tuple[str, bytes]] = {}
-        """(partition, offset) → reason and value of feedback that must be dead-lettered; one record in a thousand."""
+        self.odd_feedback: dict[tuple[int, int], tuple[str, bytes, int]] = {}
+        """(partition, offset) → reason, value and timestamp of feedback that must be dead-lettered; one record in a thousand."""
         self.feedback_records = 0
 
     def grow(self, end: int) -> None:
@@ -227,7 +227,8 @@ class Load:
     def _odd(self, reason: str, value: bytes) -> Callable[[KafkaError | None, Message], None]:
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._counted(error, message)
-            self.ledger.odd_feedback[message.partition() or 0, message.offset() or 0] = reason, value
+            place = message.partition() or 0, message.offset() or 0
+            self.ledger.odd_feedback[place] = reason, value, message.timestamp()[1]
 
         return delivered
 

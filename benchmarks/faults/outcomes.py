@@ -39,6 +39,17 @@ class Expected:
         self.ids[which] = ids
 
 
+def wait_for_labels(client: Client, seed: int, sent: int, deadline_sec: float) -> None:
+    """Return when each labelled row has an outcome, or the deadline has passed: labels that waited are joined a moment after their rows."""
+    expected = len(labelled_rows(seed, sent))
+    deadline = time.monotonic() + deadline_sec
+    sql = "SELECT count() FROM internal.outcomes FINAL WHERE model = {model:String} AND role = 'live'"
+    while int(client.query(sql, parameters={"model": MODEL}).result_rows[0][0]) < expected:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.5)
+
+
 def labelled_rows(seed: int, sent: int) -> NDArray[np.int64]:
     """Rows that get feedback."""
     parts = [np.arange(start, min(start + 500_000, sent)) for start in range(0, sent, 500_000)]

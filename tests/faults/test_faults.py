@@ -18,7 +18,7 @@ def test_nothing_is_lost_and_nothing_counted_twice_under_a_dozen_faults() -> Non
     only = [argument for kind in KINDS for argument in ("--only", kind)]
     result = CliRunner().invoke(
         command,
-        ["--faults", "12", "--duration", "20", "--longest", "4", "--orphan-after", "5", "--rate", "1000", "--json", *only],
+        ["--faults", "12", "--duration", "20", "--longest", "4", "--orphan-after", "20", "--rate", "1000", "--json", *only],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.strip().splitlines()[-1])
