@@ -13,8 +13,21 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.external import ExternalData
 
-from schemas.arrow import encode_batch
+from schemas.arrow import F32S, MS, STRINGS, encode_batch
 from warehouse.client import mapped
+
+PREDICTION_SCHEMA: Final = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("prediction_id_bytes", pa.binary(16)),
+        *(pa.field(name, pa.string()) for name in ("model", "entity", "role", "arm", "version", "label")),
+        pa.field("scores", F32S),
+        pa.field("segments", STRINGS),
+        pa.field("requested_at", MS),
+        pa.field("observed_at", MS),
+    ]
+)
+"""What `predictions` returns."""
 
 PREDICTIONS: Final = """
 SELECT
@@ -61,9 +74,10 @@ GROUP BY prediction_id
 
 
 def predictions(client: Client, model: str, ids: Sequence[str]) -> pa.Table:
-    """All arms of the answered predictions among `ids`, sorted by id, then arm. Columns: id, prediction_id_bytes
-    (16 bytes in network order), model, entity, role, arm, version, label, scores, segments, requested_at, observed_at."""
-    return _ask(client, PREDICTIONS, model, pa.record_batch({"id": pa.array(ids, pa.string())}), "id String")
+    """All arms of the answered predictions among `ids`, those of a prediction together. Columns: `PREDICTION_SCHEMA`, the id as text
+    and as 16 bytes in network order."""
+    wanted = pa.record_batch({"id": pa.array(ids, pa.string())})
+    return _ask(client, PREDICTIONS, model, wanted, "id String").cast(PREDICTION_SCHEMA)
 
 
 def requests(client: Client, model: str, request_ids: Sequence[str], at_ms: Sequence[int]) -> pa.Table:

@@ -18,11 +18,12 @@ from clickhouse_connect.driver.client import Client
 from schemas.errors import Rejection
 from schemas.spec import ModelSpec
 from streams.labels.lookup import find
+from streams.labels.observed import Observed
 from streams.labels.outcomes import outcome_batch
 from streams.labels.recent import Recent
 from streams.labels.record import Label, Received, decode
 from streams.labels.revisions import Accepted, Known, decide
-from streams.labels.waiting import Entry, Waiting, state_key
+from streams.labels.waiting import Entry, Name, Waiting, name_of, state_key
 
 ROWS_PER_RECORD: Final = 4096
 """So that an outcome record stays well below the topic's 8 MiB."""
@@ -37,7 +38,7 @@ class Output:
     letters: list[tuple[Received, Rejection]] = field(default_factory=list)
     state: dict[bytes, Received | None] = field(default_factory=dict)
     """State key → what waits from now on, None for what no longer does."""
-    waits: dict[bytes, Received] = field(default_factory=dict)
+    waits: dict[bytes, tuple[Received, Name]] = field(default_factory=dict)
     orphans: list[tuple[Entry, Received]] = field(default_factory=list)
     deferred: list[Entry] = field(default_factory=list)
     known: dict[str, Known] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class Stage:
     specs: Mapping[str, ModelSpec]
     """By feedback topic."""
     topic_ids: Mapping[str, UUID]
+    observed: Observed
     recent: Recent
     waiting: Waiting
 
@@ -119,7 +121,7 @@ def _join(
 ) -> None:
     labels = [each.label for each in candidates]
     caught_up = [each.entry is not None and each.entry.caught_up for each in candidates]
-    found = find(stage.client, spec, labels, caught_up, stage.recent)
+    found = find(stage.client, spec, labels, caught_up, stage.observed, stage.recent)
     joined = []
     for candidate, prediction_id in zip(candidates, found.ids, strict=True):
         if prediction_id:
@@ -131,7 +133,8 @@ def _join(
         else:
             key = state_key(candidate.label.received, candidate.label.feedback_id)
             if key not in stage.waiting and key not in output.waits:
-                output.state[key] = output.waits[key] = candidate.label.received
+                output.state[key] = candidate.label.received
+                output.waits[key] = candidate.label.received, name_of(spec.name, candidate.label)
                 output.results[spec.name, "waiting"] += 1
     accepted, changed = decide(joined, found.known)
     output.known |= changed

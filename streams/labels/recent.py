@@ -2,8 +2,9 @@
 
 Whether a label says something new depends on the newest label of its prediction. ClickHouse knows it once the sink has brought
 the outcome there; until then it is remembered here. The memory has two generations: the young one collects; from time to time it
-becomes the old one together with the end offsets of `outcomes` seen after its last commit, and is forgotten when the sink has
-passed those. So an entry is forgotten only after ClickHouse has it, and for every prediction at least one of the two answers.
+becomes the old one together with the end offsets of `outcomes` and `observations` seen after its last commit, and is forgotten when
+the sink has passed those, and the reader of `observations` here too. So an entry is forgotten only after ClickHouse has it, and for
+every prediction at least one of the two answers; and whoever holds its observation can be told then that it has a label.
 """
 
 from __future__ import annotations
@@ -38,12 +39,15 @@ class Recent:
         """Remember what was just committed."""
         self._young.update(known)
 
-    def forget(self, passed: Callable[[Ends], bool], ends: Callable[[], Ends]) -> None:
-        """Drop what ClickHouse has: `passed` tells whether the sink has passed such offsets, `ends` the present ends of `outcomes`."""
+    def forget(self, passed: Callable[[Ends], bool], ends: Callable[[], Ends]) -> list[str]:
+        """Drop what ClickHouse has, and return its prediction ids: `passed` tells whether such offsets were passed, `ends` the
+        present ones."""
+        forgotten: list[str] = []
         if self._old and passed(self._old_ends):
-            self._old = {}
+            forgotten, self._old = list(self._old), {}
         if self._young and not self._old:
             self._old, self._young, self._old_ends = self._young, {}, ends()
+        return forgotten
 
     def clear(self) -> None:
         """Forget all: another process may have joined labels since."""

@@ -8,9 +8,10 @@ is either committed or lost, so a revoked partition never leaves one open. Whoev
 3. waits until the sink has brought into ClickHouse what `outcomes` ends with at this moment,
 
 and only then joins. From 3 on ClickHouse and `recent` together know the newest label of every prediction. Feedback on one prediction
-has to come through one partition (the request's key): two processes do not know of each other's latest joins.
+has to come through one partition (the request's key): two processes do not know of each other's latest joins. What is observed after 1
+is kept in memory for a while (`observed`), so that a label on it is joined at once.
 
-Known limits. A request id that was used twice may be joined with the older request while the newer is on its way to ClickHouse.
+Known limits. A request id that was used twice may be joined with the older request while the newer is on its way here.
 Feedback that is repeated under its id with another event time, after a third one has revised it and that was forgotten here,
 counts as a new revision.
 """
@@ -35,20 +36,21 @@ from runtime.settings import Settings
 from runtime.telemetry import counter, gauge, histogram
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.arrow import encode_batch
-from schemas.errors import Outage, TidemillError, UserError
+from schemas.errors import Outage, Rejection, TidemillError, UserError
 from schemas.spec import load_specs
 from schemas.topics import FEEDBACK, OBSERVATIONS, OUTCOMES, STATE
 from streams.labels.batch import Output, Stage, step
 from streams.labels.progress import EndOffsets, Ends, Place, SinkProgress
 from streams.labels.recent import Recent
-from streams.labels.record import Received, as_message, receive
-from streams.labels.waiting import Entry, Waiting, read_state, state_value
+from streams.labels.record import Received, as_message, decode, receive
+from streams.labels.waiting import Entry, Name, Waiting, name_of, read_state, state_value
+from streams.labels.watch import Watch
 from warehouse.client import connect
 
 log = logging.getLogger(__name__)
 
 NAME: Final = "labels"
-BATCH_RECORDS: Final = 2000
+BATCH_RECORDS: Final = 8192
 POLL_SEC: Final = 0.02
 RETRY_SEC: Final = 0.5
 TEND_EVERY_SEC: Final = 0.5
@@ -106,10 +108,11 @@ class Labels:
         if not self._specs:
             raise UserError(f"{settings.models_dir}: expected at least one model folder")
         self._waiting, self._recent = Waiting(), Recent()
+        self._watch = Watch(settings)
         ids = topic_ids(admin(settings), self._specs)
         if missing := self._specs.keys() - ids.keys():
             raise Outage(f"the broker has no topic {', '.join(sorted(missing))} (yet)")
-        self._stage = Stage(client, self._specs, ids, self._recent, self._waiting)
+        self._stage = Stage(client, self._specs, ids, self._watch.observed, self._recent, self._waiting)
         self._next: dict[Place, int] = {}
         """Next offset to consume of each assigned partition."""
         self._state_end: Ends | None = None
@@ -132,6 +135,8 @@ class Labels:
         # Captured at the poll: metadata fetched after a rebalance would launder stale work.
         metadata = self._consumer.consumer_group_metadata()
         now_sec = time.monotonic()
+        for names in self._watch.read():
+            self._waiting.wake(names, now_sec)
         try:
             if not self._restored:
                 self._restore(now_sec)
@@ -151,7 +156,9 @@ class Labels:
     def close(self) -> None:
         """Abort what is open and let go."""
         self._producer.close()
+        # First: it revokes, and what was observed is forgotten then.
         self._consumer.close()
+        self._watch.close()
 
     def _poll(self) -> list[Received]:
         """What there is, as soon as there is anything: `consume` alone would wait for a full batch."""
@@ -245,6 +252,7 @@ class Labels:
         """Forget everything, and return where the group stands on `places`; nothing is joined until `_restore` is through."""
         self._waiting.clear()
         self._recent.clear()
+        self._watch.end()
         self._restored, self._state_end, self._fence = False, None, None
         found = committed_or_start(client, [TopicPartition(*place) for place in places]) if places else []
         self._next = {(place.topic, place.partition): place.offset for place in found}
@@ -254,6 +262,8 @@ class Labels:
         """Steps 2 and 3 of the module's docstring, as far as they can be done now."""
         if self._next:
             if self._state_end is None:
+                # After the committed offsets were told: what is observed from here on, nobody else has labelled.
+                self._watch.begin(self._ends.of([OBSERVATIONS.name]))
                 self._state_end = self._ends.of([STATE.name])
             if self._fence is None:
                 stable = self._ends.of([STATE.name], stable=True)
@@ -262,7 +272,8 @@ class Labels:
                 state = CompactedTopic(self._settings, STATE.name)
                 state.close()
                 waits = read_state(state.values, self._next)
-                self._waiting.add(waits, self._ends.of([OBSERVATIONS.name]), now_sec)
+                named = {key: (received, self._name(received)) for key, received in waits.items()}
+                self._waiting.add(named, self._ends.of([OBSERVATIONS.name]), now_sec)
                 self._fence = self._ends.of([OUTCOMES.name])
             if not self._progress.passed(self._fence):
                 return
@@ -270,6 +281,19 @@ class Labels:
             return
         self._restored = True
         self._health.set_ready()
+
+    def _name(self, received: Received) -> Name | None:
+        """What a record that waited speaks of; None if the spec has changed so that it is no label any more."""
+        spec = self._specs[received.topic]
+        try:
+            label = decode(received, spec)
+        except Rejection:
+            return None  # dead-lettered when it is due
+        return None if label is None else name_of(spec.name, label)
+
+    def _passed(self, ends: Ends) -> bool:
+        """Whether what is below `ends` is in ClickHouse, and what of it was observed lately was looked at here."""
+        return self._progress.passed(ends) and self._watch.passed(ends)
 
     def _why_pause(self) -> str:
         if not self._restored:
@@ -300,9 +324,9 @@ class Labels:
 
     def _tend(self, now_sec: float) -> None:
         """Forget what ClickHouse has, and say how things stand."""
-        ends = self._ends.of([*self._specs, OUTCOMES.name])
-        outcome_ends = {place: end for place, end in ends.items() if place[0] == OUTCOMES.name}
-        self._recent.forget(self._progress.passed, lambda: outcome_ends)
+        ends = self._ends.of([*self._specs, OUTCOMES.name, OBSERVATIONS.name])
+        written = {place: end for place, end in ends.items() if place[0] not in self._specs}
+        self._watch.observed.label(self._recent.forget(self._passed, lambda: written))
         waiting = self._waiting.counts()
         lags: dict[str, int] = dict.fromkeys(self._specs, 0)
         for place, offset in self._next.items():

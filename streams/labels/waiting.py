@@ -1,7 +1,7 @@
 """Feedback whose prediction was not found yet: in the compacted topic `state` durably, and here with the times to try again.
 
-A record is tried again after ever longer pauses, and once more when the sink has passed the offsets that `observations` ended with at
-its arrival. What is still not found then, and after the spec's `orphan_after_sec`, is an orphan: it is dead-lettered
+A record is tried again when its prediction is observed, when the sink has passed the offsets that `observations` ended with at its
+arrival, and after ever longer pauses. What is still not found then, and after the spec's `orphan_after_sec`, is an orphan: it is dead-lettered
 once, and stays for a while, tried seldom, because a later prediction may still revive it.
 """
 
@@ -10,20 +10,24 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
+from streams.labels.observed import Names, half
 from streams.labels.progress import Ends
-from streams.labels.record import Received
+from streams.labels.record import Label, Received
 
-FIRST_PAUSE_SEC: Final = 0.05
+FIRST_PAUSE_SEC: Final = 0.5
 LONGEST_PAUSE_SEC: Final = 10.0
 ORPHAN_PAUSE_SEC: Final = 15.0
 PAUSE_PER_WAITING_SEC: Final = 1e-4
 """The more wait, the longer each pauses: at most 10,000 look-ups a second."""
 ORPHANS_KEPT: Final = 20_000
 _PREFIX: Final = "labels"
+
+Name: TypeAlias = tuple[str, int | str]
+"""Model, and the half of a prediction id or a request id: what a label speaks of."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Received)
@@ -37,6 +41,11 @@ def state_key(received: Received, feedback_id: str) -> bytes:
 def state_value(received: Received) -> bytes:
     """Value in the state topic."""
     return _encoder.encode(received)
+
+
+def name_of(model: str, label: Label) -> Name:
+    """What `label` speaks of."""
+    return model, half(label.prediction_id) if label.prediction_id else label.request_id
 
 
 def read_state(values: Mapping[bytes, bytes], places: Iterable[tuple[str, int]]) -> dict[bytes, Received]:
@@ -78,6 +87,9 @@ class Waiting:
         self._heap: list[tuple[float, bytes]] = []
         self._marks: deque[_Mark] = deque()
         self._orphans: dict[bytes, None] = {}
+        self._named: dict[str, dict[int | str, set[bytes]]] = {}
+        """Model → what is spoken of → state keys."""
+        self._names: dict[bytes, Name] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,19 +115,31 @@ class Waiting:
                 counts[entry.received.topic] = counts.get(entry.received.topic, 0) + 1
         return counts
 
-    def add(self, records: Mapping[bytes, Received], ends: Ends, now_sec: float) -> None:
-        """Let `records` wait; `ends` are those of `observations` now."""
+    def add(self, records: Mapping[bytes, tuple[Received, Name | None]], ends: Ends, now_sec: float) -> None:
+        """Let `records` wait; `ends` are those of `observations` now. One without a name is not tried when its prediction is observed."""
         if not records:
             return
         mark = _Mark(ends)
         self._marks.append(mark)
-        for key, received in records.items():
+        for key, (received, name) in records.items():
+            if name is not None:
+                self._names[key] = name
+                self._named.setdefault(name[0], {}).setdefault(name[1], set()).add(key)
             entry = self._entries[key] = Entry(key, received, mark, now_sec)
             if received.orphaned:
                 self._orphans[key] = None
             else:
                 mark.keys.append(key)
             self._push(entry, now_sec + FIRST_PAUSE_SEC)
+
+    def wake(self, names: Names, now_sec: float) -> None:
+        """These predictions were just observed: whatever speaks of them is due."""
+        named = self._named.get(names.model)
+        if not named:
+            return
+        for each in (*(named.keys() & names.predictions), *(named.keys() & names.requests)):
+            for key in named[each]:
+                self._push(self._entries[key], now_sec)
 
     def due(self, now_sec: float, passed: Callable[[Ends], bool], limit: int) -> list[Entry]:
         """At most `limit` entries to try now. Each has to be given to `remove`, `orphan` or `defer` then."""
@@ -157,6 +181,12 @@ class Waiting:
         for key in keys:
             self._entries.pop(key, None)
             self._orphans.pop(key, None)
+            name = self._names.pop(key, None)
+            if name is not None:
+                model, spoken_of = name
+                self._named[model][spoken_of].discard(key)
+                if not self._named[model][spoken_of]:
+                    del self._named[model][spoken_of]
 
     def clear(self) -> None:
         """Forget all; the state topic has them."""
@@ -164,6 +194,8 @@ class Waiting:
         self._heap.clear()
         self._marks.clear()
         self._orphans.clear()
+        self._named.clear()
+        self._names.clear()
 
     def _pause(self, entry: Entry, now_sec: float) -> None:
         pause = ORPHAN_PAUSE_SEC

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.labels.losses import SMALLEST_PROBABILITY, classification, regression
+from streams.labels.observed import Names
 from streams.labels.progress import Ends
 from streams.labels.recent import Recent
 from streams.labels.record import Label, Received
@@ -73,20 +74,34 @@ def nothing_passed(ends: Ends) -> bool:
 
 def test_pauses_grow_until_the_sink_has_caught_up() -> None:
     waiting = Waiting()
-    waiting.add({b"k": received()}, {PLACE: 9}, 0.0)
-    assert waiting.due(0.01, nothing_passed, 10) == []
-    (entry,) = waiting.due(0.06, nothing_passed, 10)
+    waiting.add({b"k": (received(), None)}, {PLACE: 9}, 0.0)
+    assert waiting.due(0.1, nothing_passed, 10) == []
+    (entry,) = waiting.due(0.6, nothing_passed, 10)
     assert not entry.caught_up
-    waiting.defer([entry], 0.06)
-    assert waiting.due(0.15, nothing_passed, 10) == []
-    (again,) = waiting.due(0.15, lambda ends: ends == {PLACE: 9}, 10)
+    waiting.defer([entry], 0.6)
+    assert waiting.due(1.5, nothing_passed, 10) == []
+    (again,) = waiting.due(1.5, lambda ends: ends == {PLACE: 9}, 10)
     assert again is entry
     assert entry.caught_up
 
 
+def test_what_waits_is_due_when_its_prediction_is_observed() -> None:
+    waiting = Waiting()
+    by_request, by_prediction = ("colour", "r"), ("colour", 7)
+    waiting.add({b"a": (received(), by_request), b"b": (received(), by_prediction)}, {}, 0.0)
+    waiting.wake(Names("shape", [7], ["r"]), 0.1)
+    waiting.wake(Names("colour", [8], ["q"]), 0.1)
+    assert waiting.due(0.1, nothing_passed, 10) == []
+    waiting.wake(Names("colour", [7], ["r"]), 0.1)
+    assert {entry.key for entry in waiting.due(0.1, nothing_passed, 10)} == {b"a", b"b"}
+    waiting.remove([b"a", b"b"])
+    waiting.wake(Names("colour", [7], ["r"]), 0.2)
+    assert waiting.due(9.0, nothing_passed, 10) == []
+
+
 def test_what_is_due_comes_in_portions_and_once() -> None:
     waiting = Waiting()
-    waiting.add({b"%d" % n: received() for n in range(5)}, {}, 0.0)
+    waiting.add({b"%d" % n: (received(), None) for n in range(5)}, {}, 0.0)
     first, second = waiting.due(9.0, nothing_passed, 3), waiting.due(9.0, nothing_passed, 3)
     assert (len(first), len(second)) == (3, 2)
     assert waiting.due(9.0, nothing_passed, 3) == []
@@ -95,7 +110,7 @@ def test_what_is_due_comes_in_portions_and_once() -> None:
 
 def test_orphans_are_tried_seldom_and_only_so_many_are_kept() -> None:
     waiting = Waiting()
-    waiting.add({b"%d" % n: received() for n in range(ORPHANS_KEPT + 2)}, {}, 0.0)
+    waiting.add({b"%d" % n: (received(), None) for n in range(ORPHANS_KEPT + 2)}, {}, 0.0)
     for entry in waiting.due(100.0, nothing_passed, ORPHANS_KEPT + 2):
         waiting.orphan(entry, received(orphaned=True), 100.0)
     assert waiting.undecided == 0
@@ -111,8 +126,9 @@ def test_the_memory_forgets_only_what_the_sink_has_passed(passed: bool) -> None:
     known = Known(1, "a", 0, "red", 0.0, frozenset("a"))
     recent = Recent()
     recent.add({"p": known})
-    recent.forget(lambda ends: passed, lambda: {PLACE: 3})
+    assert recent.forget(lambda ends: passed, lambda: {PLACE: 3}) == []
     assert recent.find(["p", "q"]) == {"p": known}
     recent.add({"q": known})
-    recent.forget(lambda ends: passed and ends == {PLACE: 3}, lambda: {PLACE: 5})
+    forgotten = recent.forget(lambda ends: passed and ends == {PLACE: 3}, lambda: {PLACE: 5})
+    assert forgotten == (["p"] if passed else [])
     assert set(recent.find(["p", "q"])) == ({"q"} if passed else {"p", "q"})
