@@ -16,6 +16,7 @@ import click
 import msgspec
 from clickhouse_connect.driver.client import Client
 
+from benchmarks.faults import cost as cost_of
 from benchmarks.faults import outcomes, report, schedule
 from benchmarks.faults.actions import Event, Executor
 from benchmarks.faults.bugs import BUGS
@@ -25,6 +26,7 @@ from benchmarks.faults.proxy import Links
 from benchmarks.faults.rows import MODEL
 from benchmarks.faults.verify import Account, verify
 from benchmarks.faults.world import World
+from benchmarks.report import show
 from control.audit import audit
 from runtime.clock import now_ms
 from runtime.kafka import consumer
@@ -64,15 +66,23 @@ ORPHAN_GRACE_SEC: Final = 30
     help="Run a service with this seeded bug: the verdict must be bad.",
 )
 @click.option("--keep", is_flag=True, help="Keep the data folder; a bad verdict always does.")
+@click.option(
+    "--cost",
+    is_flag=True,
+    help="Break nothing: measure the gateway with transactions against the same without.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def command(
     faults: int, seed: int, duration_sec: float | None, rate: float, only: tuple[str, ...], longest_sec: float,
-    orphan_after_sec: int, bug: str | None, keep: bool, as_json: bool,
+    orphan_after_sec: int, bug: str | None, keep: bool, cost: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Break everything under load, then account for every event.
 
     The exit code is 1 if any guarantee is broken.
     """
+    if cost:
+        show(cost_of.measure(seed), as_json)
+        return
     planned = schedule.draw(
         seed, faults, SECONDS_A_FAULT * faults if duration_sec is None else duration_sec,
         schedule.choose(only or (BUGS[bug].only if bug else ()), longest_sec),

@@ -19,6 +19,11 @@ class Bug(NamedTuple):
 
 
 BUGS: Final[dict[str, Bug]] = {
+    "at_least_once": Bug(
+        "gateway",
+        "outputs and offsets are not one transaction",
+        ("kill:gateway-0", "kill:gateway-1"),
+    ),
     "offsets_before_outputs": Bug(
         "gateway",
         "offsets are committed before the transaction that holds their outputs",
