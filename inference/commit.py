@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 from confluent_kafka import TopicPartition
 
-from inference.emit import JSON_HEADERS
 from inference.limits import Tally, advance, encode_tally
 from inference.model import Model
 from inference.progress import Assignment, Progress, Slice
@@ -123,10 +122,11 @@ class Committer:
         assignment, produce = piece.assignment, self._producer.produce
         model = self._models[assignment.topic]
         topic, partition, headers = model.predictions, assignment.partition, output.headers
-        for index, (value, key) in enumerate(zip(output.predictions, output.keys, strict=True)):
-            produce(
-                topic, value, key, headers.get(index, JSON_HEADERS) if headers else JSON_HEADERS, partition
-            )
+        if headers:
+            for index, (value, key) in enumerate(zip(output.predictions, output.keys, strict=True)):
+                produce(topic, value, key, headers.get(index), partition)
+        else:
+            self._producer.produce_run(topic, output.predictions, output.keys, partition)
         source = f"{assignment.topic}:{partition}".encode()
         for value in output.observations:
             produce(OBSERVATIONS.name, value, source, output.observation_headers)

@@ -28,12 +28,11 @@ from schemas.formats import MSGPACK_TYPE, Format
 from schemas.identity import prediction_ids
 from schemas.requests import CONTENT_TYPE, TRACEPARENT, Prediction
 from schemas.spec import ModelSpec
-from schemas.topics import ARROW, JSON
+from schemas.topics import ARROW
 
-JSON_HEADERS: Final[Headers] = [(CONTENT_TYPE, JSON.encode())]
 ARROW_HEADERS: Final[Headers] = [(CONTENT_TYPE, ARROW.encode())]
 HEADERS: Final[dict[Format, Headers]] = {
-    "json": JSON_HEADERS,
+    "json": [],  # as it is without: a header costs as much time as the record, and a fifth of its bytes
     "msgpack": [(CONTENT_TYPE, MSGPACK_TYPE.encode())],
     "arrow": ARROW_HEADERS,
 }

@@ -66,7 +66,7 @@ class Output:
     """Values, one for each record."""
     keys: list[bytes | None]
     headers: dict[int, Headers]
-    """Of the predictions that have others than all the rest."""
+    """Of the predictions that have any."""
     observations: list[bytes]
     """Arrow IPC streams."""
     observation_headers: Headers

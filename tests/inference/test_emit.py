@@ -139,13 +139,11 @@ def test_each_row_has_an_identity_an_answer_and_an_observation_and_each_record_o
     assert "row 1, the first of 2 bad ones among 4" in output.dead_letters[0].rejection.message
     assert output.reasons == {"out_of_range": 1, "missing_field": 1, "undecodable": 2}
     assert output.rejected.tolist() == [2, 3, 6, 7]
-    kinds = [
-        dict(output.headers.get(i, [("content-type", b"application/json")]))["content-type"] for i in range(5)
-    ]
+    kinds = [dict(output.headers.get(i, [])).get("content-type") for i in range(5)]
     assert kinds == [
-        b"application/json",
+        None,
         ARROW_TYPE.encode(),
         MSGPACK_TYPE.encode(),
         ARROW_TYPE.encode(),
-        b"application/json",
+        None,
     ]
