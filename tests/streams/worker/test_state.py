@@ -1,0 +1,154 @@
+"""A source partition's saves on a real broker: fenced, lost before or after the commit, taken up by a successor."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from compose.embedded.stack import Stack
+from runtime.kafka import admin, create_topics
+from runtime.settings import Settings
+from runtime.transactions import TransactionalProducer, TransactionLost
+from schemas.errors import Fenced
+from schemas.topics import ROUTES
+from streams.worker.state import Drained, Record, SourcePartition
+from tests.inference.serving import Reader
+
+
+class Adder:
+    """Adds numbers up; each save writes one output, the sum so far, and keeps every number as an entry."""
+
+    def __init__(self, name: str, output: str) -> None:
+        self.name, self.output = name, output
+        self.sum = 0
+        self.restored: dict[str, bytes] = {}
+        self._entries: dict[str, bytes | None] = {}
+
+    def restore(self, own: bytes, entries: dict[str, bytes]) -> None:
+        self.sum, self.restored = int(own), entries
+
+    def apply(self, value: bytes) -> None:
+        self.sum += int(value)
+        self._entries[value.decode()] = b"seen"
+
+    @property
+    def size(self) -> int:
+        return len(self._entries)
+
+    def drain(self, next_offset: int) -> Drained:
+        entries, self._entries = self._entries, {}
+        return Drained([Record(self.output, b"sum", str(self.sum).encode())], str(self.sum).encode(), entries)
+
+
+class Place:
+    """One source partition of a processor of its own, and everything that became visible of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = f"adder-{uuid.uuid4()}"
+        create_topics(
+            admin(settings),
+            [(self.name, msgspec.structs.replace(ROUTES, name=self.name, compacted=False), 1)],
+        )
+        self.reader = Reader(settings, self.name)
+        self._owners: list[SourcePartition] = []
+
+    def owner(self) -> tuple[SourcePartition, Adder]:
+        """A worker that has just been given the partition."""
+        adder = Adder(self.name, self.name)
+        partition = SourcePartition(self.settings, adder, "source", 0, threading.Event())
+        self._owners.append(partition)
+        partition.open()
+        return partition, adder
+
+    def outputs(self, count: int) -> list[bytes | None]:
+        return [message.value() for message in self.reader.until(count)]
+
+    def close(self) -> None:
+        for owner in self._owners:
+            owner.close()
+        self.reader.close()
+
+
+@pytest.fixture
+def place(infrastructure: Stack) -> Iterator[Place]:
+    made = Place(infrastructure.settings)
+    yield made
+    made.close()
+
+
+def save(partition: SourcePartition) -> None:
+    due = partition.drain()
+    assert due is not None
+    partition.write(due)
+
+
+def lose_once(monkeypatch: pytest.MonkeyPatch, how: Callable[[TransactionalProducer], None]) -> list[str]:
+    """The next commit ends `how`, and then nobody knows: TransactionLost. Returns what was lost, so far."""
+    commit, lost = TransactionalProducer.commit, list[str]()
+
+    def ambiguous(producer: TransactionalProducer) -> None:
+        if lost:
+            return commit(producer)
+        lost.append("commit")
+        how(producer)
+        raise TransactionLost("the answer was lost")
+
+    monkeypatch.setattr(TransactionalProducer, "commit", ambiguous)
+    return lost
+
+
+def test_a_successor_goes_on_from_the_save_and_skips_what_is_in_it(place: Place) -> None:
+    first, _ = place.owner()
+    for offset, value in enumerate((b"1", b"2", b"3")):
+        first.apply(offset, value)
+    save(first)
+    assert first.drain() is None
+    second, adder = place.owner()
+    assert (second.next_offset, adder.sum, adder.restored) == (3, 6, dict.fromkeys("123", b"seen"))
+    for offset, value in enumerate((b"1", b"2", b"3", b"4")):
+        second.apply(offset, value)
+    save(second)
+    assert place.outputs(2) == [b"6", b"10"]
+
+
+def test_a_worker_that_lost_the_partition_is_fenced_and_leaves_no_trace(place: Place) -> None:
+    zombie, _ = place.owner()
+    zombie.apply(0, b"5")
+    successor, adder = place.owner()
+    with pytest.raises(Fenced):
+        save(zombie)
+    assert (adder.sum, zombie.saved_offset) == (0, 0)
+    successor.apply(0, b"5")
+    save(successor)
+    assert place.outputs(1) == [b"5"]
+    heir, restored = place.owner()
+    assert (heir.next_offset, restored.sum) == (1, 5)
+
+
+def test_a_commit_whose_answer_was_lost_is_not_written_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition, _ = place.owner()
+    lost = lose_once(monkeypatch, TransactionalProducer.commit)
+    partition.apply(0, b"7")
+    save(partition)
+    assert (lost, partition.saved_offset) == (["commit"], 1)
+    partition.apply(1, b"1")
+    save(partition)
+    assert place.outputs(2) == [b"7", b"8"]
+
+
+def test_a_commit_that_did_not_happen_is_written_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    partition, _ = place.owner()
+    lost = lose_once(monkeypatch, TransactionalProducer.abort)
+    partition.apply(0, b"7")
+    save(partition)
+    assert (lost, partition.saved_offset) == (["commit"], 1)
+    assert place.outputs(1) == [b"7"]
+    heir, restored = place.owner()
+    assert (heir.next_offset, restored.sum) == (1, 7)
