@@ -42,7 +42,7 @@ from triton_models import hosting
 
 GOLDEN_COUNT: Final = 32
 REFERENCE_ROWS: Final = 2000
-_LETTERS: Final = np.array(list(string.ascii_lowercase + "     "))
+_LETTERS: Final = np.frombuffer((string.ascii_lowercase + "     ").encode(), np.uint8)
 
 
 def sample(spec: ModelSpec, rows: int, rng: np.random.Generator) -> Columns:
@@ -66,7 +66,7 @@ def _text(spec: ModelSpec, name: str, rng: np.random.Generator) -> str:
     if isinstance(feature, CategoryFeature):
         return str(rng.choice(feature.values))
     if isinstance(feature, TextFeature):
-        return "".join(rng.choice(_LETTERS, feature.max_chars))
+        return _LETTERS[rng.integers(0, len(_LETTERS), feature.max_chars)].tobytes().decode()
     raise AssertionError(f"{name} is no text")
 
 
