@@ -33,6 +33,10 @@ ROWS = (
     ("shadow_missing", "shadow copies left out (no fault)"),
     ("dead_letters", "dead letters"),
     ("dead_letters_duplicated", "dead letters written twice"),
+    ("redriven", "redriven request rows"),
+    ("redriven_answered", "redriven and answered"),
+    ("redriven_rejected", "redriven and rejected again"),
+    ("redrive_faults", "faults of redriven requests"),
 )
 
 

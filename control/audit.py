@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +22,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from control.bijection import (
     Fault,
+    Ids,
+    Ints,
     Observations,
     Predictions,
     Requests,
@@ -35,16 +37,24 @@ from control.bijection import (
     shadow_missing,
     surplus,
     times,
+    with_attempts,
 )  # fmt: skip
+from runtime.dead_letters import own_place, redriven_from
+from runtime.headers import pairs, text
 from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
 from runtime.settings import Settings
-from schemas.errors import Outage, UnknownModel
+from schemas.arrow import decode_batch
+from schemas.dead_letters import MAX_ATTEMPT, Origin
+from schemas.errors import Outage, Rejection, UnknownModel
 from schemas.events import Arm
-from schemas.identity import prediction_ids
-from schemas.spec import load_specs
-from schemas.topics import DEAD_LETTERS, OBSERVATIONS, PREDICTIONS, REQUESTS
+from schemas.formats import arrow_rows_limit, format_of, request_rows
+from schemas.identity import prediction_id, prediction_ids
+from schemas.requests import CONTENT_TYPE
+from schemas.spec import ModelSpec, load_specs
+from schemas.topics import DEAD_LETTERS, OBSERVATIONS, PREDICTIONS, REDRIVES, REQUESTS
 from warehouse.client import connect, mapped
 
+T = TypeVar("T")
 GATEWAY_GROUP: Final = "gateway"
 SINK_GROUP: Final = "sink"
 POLL_SEC: Final = 0.1
@@ -81,6 +91,12 @@ class ModelAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Copies that a shadow arm owes. No fault: the gateway leaves out a shadow that does not answer in time."""
     dead_letters: int
     dead_letters_duplicated: int
+    redriven: int = 0
+    """Requests that operators sent again; each is an attempt of its own, with one answer and one observation."""
+    redriven_answered: int = 0
+    redriven_rejected: int = 0
+    redrive_faults: int = 0
+    """All of the faults above, of redriven requests."""
     examples: dict[str, list[str]]
     """Fault → some prediction ids."""
 
@@ -97,7 +113,7 @@ class ModelAudit(msgspec.Struct, frozen=True, kw_only=True):
 
 FAULTS: Final = (
     "missing", "duplicated", "unrequested", "misordered", "observations_missing", "observations_duplicated", "observations_unrequested",
-    "torn", "shadow_duplicated", "dead_letters_duplicated",
+    "torn", "shadow_duplicated", "dead_letters_duplicated", "redrive_faults",
 )  # fmt: skip
 
 
@@ -128,7 +144,7 @@ def audit(settings: Settings, models: list[str] | None = None, wait_sec: float =
     reader = consumer(settings, f"audit-{uuid.uuid4()}", **overrides)
     try:
         deadline = started + wait_sec
-        accounts = [_account(settings, client, reader, name, deadline) for name in models or known]
+        accounts = [_account(settings, client, reader, known[name], deadline) for name in models or known]
     except KafkaException as error:
         raise Outage(f"Kafka: {error.args[0].str()}") from error
     except ClickHouseError as error:
@@ -144,8 +160,9 @@ def audit(settings: Settings, models: list[str] | None = None, wait_sec: float =
 
 
 class _Asked(NamedTuple):
-    """The requests, and where they lie."""
+    """Requests of one topic, and where they lie."""
 
+    topic: str
     requests: Requests
     topic_id: uuid.UUID
     spans: dict[int, tuple[int, int]]
@@ -154,49 +171,104 @@ class _Asked(NamedTuple):
     """Partitions whose start Kafka has dropped."""
 
 
-def _account(settings: Settings, client: Client, reader: Consumer, model: str, deadline: float) -> ModelAudit:
-    asked = _requests(settings, reader, model)
-    requests, n = asked.requests, len(asked.requests.ids)
-    passed = _gateway_passed(settings, reader, model, asked, deadline)
+class _Compared(NamedTuple):
+    """Requests against their answers and observations."""
+
+    requests: int
+    answered: int
+    rejected: int
+    in_flight: int
+    faults: dict[str, Fault]
+
+    @property
+    def examples(self) -> dict[str, list[str]]:
+        return {name: found.examples for name, found in self.faults.items() if found.rows}
+
+
+def _account(
+    settings: Settings, client: Client, reader: Consumer, spec: ModelSpec, deadline: float
+) -> ModelAudit:
+    model = spec.name
+    asked = _requests(settings, reader, spec)
+    again = _redriven(settings, reader, spec)
+    passed = _gateway_passed(settings, asked, deadline)
+    passed_again = _gateway_passed(settings, again, deadline)
     predictions = _predictions(reader, model)
     visible = _sink_caught_up(settings, reader, deadline)
-    observations, arms = _observations(client, model, asked)
+    observations, arms = _observations(client, model, asked, again)
 
-    answers = locate(requests, predictions.ids)
-    counts = times(answers, n)
-    seen = locate(requests, observations.ids)
-    live = observations.live & (seen >= 0)
-    live_counts = times(np.where(observations.live, seen, -1), n)
-    unseen = (counts > 0) & (live_counts == 0)
-    faults: dict[str, Fault] = {
-        "missing": fault((counts == 0) & passed, requests.ids),
-        "duplicated": surplus(counts, requests.ids),
-        "unrequested": fault(
-            (answers < 0) & ~expired(predictions, answers, asked.truncated), predictions.ids
-        ),
-        "misordered": misordered(requests, predictions, answers),
-        "observations_missing": fault(unseen & visible, requests.ids),
-        "observations_duplicated": surplus(live_counts, requests.ids),
-        "observations_unrequested": fault(seen < 0, observations.ids),
-        "torn": fault(_torn(n, predictions, answers, observations, seen), requests.ids),
-        "shadow_duplicated": shadow_duplicates(observations, seen),
-    }
-    first_answers = np.zeros(n, dtype=bool)
-    first_answers[answers[(answers >= 0) & predictions.answered]] = True
+    # A redriven request has its original's id, so the attempt is part of it; what is redriven and does not say what it was has none.
+    tried, seen = (with_attempts(found.ids, found.attempts) for found in (predictions, observations))
+    of_redrive = (predictions.attempts > 0) | (locate(again.requests, tried) >= 0)
+    row_of_redrive = (observations.attempts > 0) | (locate(again.requests, seen) >= 0)
+    first = observations.only(~row_of_redrive)
+    ordinary = _compare(asked, passed, predictions.only(~of_redrive), first, visible)
+    redriven = _compare(
+        again,
+        passed_again,
+        predictions._replace(ids=tried).only(of_redrive),
+        observations._replace(ids=seen).only(row_of_redrive),
+        visible,
+    )
     dead_letters, repeated = _dead_letters(client, model, asked.topic_id)
     return ModelAudit(
         model=model,
-        requests=n,
-        answered=int(first_answers.sum()),
-        rejected=int(((counts > 0) & ~first_answers).sum()),
-        in_flight=int(((counts == 0) & ~passed).sum()) + (0 if visible else int(unseen.sum())),
-        observations_live=int(live.sum()),
-        observations_shadow=int((~observations.live).sum()),
-        shadow_missing=shadow_missing(observations, seen, _shadow_routes(client, model, arms)),
+        requests=ordinary.requests,
+        answered=ordinary.answered,
+        rejected=ordinary.rejected,
+        in_flight=ordinary.in_flight + redriven.in_flight,
+        observations_live=int((first.live & (locate(asked.requests, first.ids) >= 0)).sum()),
+        observations_shadow=int((~first.live).sum()),
+        shadow_missing=shadow_missing(
+            first, locate(asked.requests, first.ids), _shadow_routes(client, model, arms)
+        ),
         dead_letters=dead_letters,
         dead_letters_duplicated=repeated,
-        examples={name: found.examples for name, found in faults.items() if found.rows},
-        **{name: found.rows for name, found in faults.items()},
+        redriven=redriven.requests,
+        redriven_answered=redriven.answered,
+        redriven_rejected=redriven.rejected,
+        redrive_faults=sum(found.rows for found in redriven.faults.values()),
+        examples={
+            **ordinary.examples,
+            **{f"redrive: {name}": ids for name, ids in redriven.examples.items()},
+        },
+        **{name: found.rows for name, found in ordinary.faults.items()},
+    )
+
+
+def _compare(
+    asked: _Asked, passed: Any, predictions: Predictions, observations: Observations, visible: bool
+) -> _Compared:
+    requests, n = asked.requests, len(asked.requests.ids)
+    answers = locate(requests, predictions.ids)
+    counts = times(answers, n)
+    seen = locate(requests, observations.ids)
+    live_counts = times(np.where(observations.live, seen, -1), n)
+    unseen = (counts > 0) & (live_counts == 0)
+    unknown = seen < 0
+    if asked.truncated and asked.topic.startswith(f"{REDRIVES.name}."):
+        # An observation does not say through which redrive it came: Kafka may have dropped it.
+        unknown[:] = False
+    first_answers = np.zeros(n, dtype=bool)
+    first_answers[answers[(answers >= 0) & predictions.answered]] = True
+    return _Compared(
+        n,
+        int(first_answers.sum()),
+        int(((counts > 0) & ~first_answers).sum()),
+        int(((counts == 0) & ~passed).sum()) + (0 if visible else int(unseen.sum())),
+        {
+            "missing": fault((counts == 0) & passed, requests.ids),
+            "duplicated": surplus(counts, requests.ids),
+            "unrequested": fault(
+                (answers < 0) & ~expired(predictions, answers, asked.truncated), predictions.ids
+            ),
+            "misordered": misordered(requests, predictions, answers),
+            "observations_missing": fault(unseen & visible, requests.ids),
+            "observations_duplicated": surplus(live_counts, requests.ids),
+            "observations_unrequested": fault(unknown, observations.ids),
+            "torn": fault(_torn(n, predictions, answers, observations, seen), requests.ids),
+            "shadow_duplicated": shadow_duplicates(observations, seen),
+        },
     )
 
 
@@ -213,34 +285,95 @@ def _torn(n: int, predictions: Predictions, answers: Any, observations: Observat
 # ── Kafka ──
 
 
-def _requests(settings: Settings, reader: Consumer, model: str) -> _Asked:
-    """Ids of all committed request rows. A record is one row."""
-    topic = REQUESTS.for_model(model)
+def _requests(settings: Settings, reader: Consumer, spec: ModelSpec) -> _Asked:
+    """Ids of all committed request rows."""
+    topic = REQUESTS.for_model(spec.name)
     topic_id = topic_ids(admin(settings), [topic]).get(topic)
     if topic_id is None:
-        raise UnknownModel(f"{model}: there is no topic {topic} yet; start the stack first")
+        raise UnknownModel(f"{spec.name}: there is no topic {topic} yet; start the stack first")
+
+    def ids(partition: int, offsets: Ints, rows: Ints, stamps: list[int]) -> Ids:
+        each = np.array(stamps, dtype=np.int64)
+        return ids_of(
+            prediction_ids(
+                np.repeat(each, rows), topic_id, partition, np.repeat(offsets, rows), _within(rows)
+            )
+        )
+
+    return _asked(reader, topic, topic_id, spec, lambda message: int(message.timestamp()[1]), ids)
+
+
+def _redriven(settings: Settings, reader: Consumer, spec: ModelSpec) -> _Asked:
+    """Ids with attempts of all rows of committed redrives: those of the originals, or their own where they do not say what they were."""
+    topic, original = REDRIVES.for_model(spec.name), REQUESTS.for_model(spec.name)
+    topic_id = topic_ids(admin(settings), [topic]).get(topic)
+    if topic_id is None:
+        nothing = Requests(np.zeros(0, "S17"), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return _Asked(topic, nothing, uuid.UUID(int=0), {}, [])
+
+    def ids(_partition: int, _offsets: Ints, rows: Ints, origins: list[Origin]) -> Ids:
+        raw = b"".join(
+            prediction_id(origin.timestamp_ms, origin.topic_id, origin.partition, origin.offset, row).bytes
+            for origin, count in zip(origins, rows.tolist(), strict=True)
+            for row in range(count)
+        )
+        attempts = np.array([origin.attempt for origin in origins], dtype=np.int64)
+        return with_attempts(ids_of(raw), np.repeat(attempts, rows))
+
+    return _asked(reader, topic, topic_id, spec, lambda message: _origin(message, topic_id, original), ids)
+
+
+def _origin(message: Message, topic_id: uuid.UUID, original: str) -> Origin:
+    try:
+        return redriven_from(message, original)
+    except Rejection:
+        return own_place(message, topic_id)
+
+
+def _asked(
+    reader: Consumer,
+    topic: str,
+    topic_id: uuid.UUID,
+    spec: ModelSpec,
+    keep: Callable[[Message], T],
+    ids: Callable[[int, Ints, Ints, list[T]], Ids],
+) -> _Asked:
+    """All rows of the committed records of `topic`; `ids` makes their ids of a partition's offsets, rows a record, and what `keep` takes
+    of each record."""
+    limit_rows = arrow_rows_limit(spec)
     lows = {p: _watermarks(reader, topic, p)[0] for p in _partitions(reader, topic)}
-    offsets: dict[int, list[int]] = {p: [] for p in lows}
-    stamps: dict[int, list[int]] = {p: [] for p in lows}
+    kept: dict[int, list[T]] = {p: [] for p in lows}
+    seen: dict[int, list[int]] = {p: [] for p in lows}
+    counted: dict[int, list[int]] = {p: [] for p in lows}
     for message in _read(reader, topic):
         partition = message.partition() or 0
-        offsets[partition].append(message.offset() or 0)
-        stamps[partition].append(message.timestamp()[1])
-    ids, where = [], []
-    for partition in lows:
-        at = np.array(offsets[partition], dtype=np.int64)
-        made = prediction_ids(
-            np.array(stamps[partition], dtype=np.int64), topic_id, partition, at, np.zeros_like(at)
-        )
-        ids.append(ids_of(made))
-        where.append(np.full(len(at), partition, dtype=np.int64))
-    every = np.concatenate([np.array(offsets[p], dtype=np.int64) for p in lows])
+        seen[partition].append(message.offset() or 0)
+        kept[partition].append(keep(message))
+        headers = message.headers()
+        kind = text(pairs(headers), CONTENT_TYPE) if headers else ""
+        counted[partition].append(request_rows(message.value(), kind, limit_rows))
+    offsets = {p: np.array(found, dtype=np.int64) for p, found in seen.items()}
+    rows = {p: np.array(found, dtype=np.int64) for p, found in counted.items()}
     return _Asked(
-        Requests(np.concatenate(ids), np.concatenate(where), every),
+        topic,
+        Requests(
+            np.concatenate([ids(p, offsets[p], rows[p], kept[p]) for p in lows]),
+            np.concatenate([np.full(int(rows[p].sum()), p, dtype=np.int64) for p in lows]),
+            np.concatenate([np.repeat(offsets[p], rows[p]) for p in lows]),
+        ),
         topic_id,
-        {p: (found[0], found[-1] + 1) for p, found in offsets.items() if found},
+        {p: (int(at[0]), int(at[-1]) + 1) for p, at in offsets.items() if len(at)},
         [p for p, low in lows.items() if low > 0],
     )
+
+
+def _within(rows: Ints) -> Ints:
+    """The number of each row within its record.
+
+    >>> _within(np.array([1, 3, 2])).tolist()
+    [0, 0, 1, 2, 0, 1]
+    """
+    return np.arange(int(rows.sum())) - np.repeat(np.cumsum(rows) - rows, rows)
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -248,27 +381,48 @@ class _Answer(msgspec.Struct, gc=False):
 
     prediction_id: str = ""
     rejected: dict[str, object] | None = None
+    attempt: int = 0
+
+
+_JSON: Final = msgspec.json.Decoder(_Answer)
+_MSGPACK: Final = msgspec.msgpack.Decoder(_Answer)
+
+
+def _answers(message: Message) -> tuple[list[str], list[bool], list[int]]:
+    """Prediction ids, whether they were answered, and their attempts, of the rows of a record of predictions."""
+    value = message.value() or b""
+    try:
+        kind = format_of(text(pairs(message.headers()), CONTENT_TYPE))
+        if kind == "arrow":
+            batch = decode_batch(value)
+            answered = pc.equal(batch.column("status"), "answered")
+            ids = batch.column("prediction_id").to_pylist()
+            return ids, answered.to_pylist(), batch.column("attempt").to_pylist()
+        answer = _MSGPACK.decode(value) if kind == "msgpack" else _JSON.decode(value)
+    except (msgspec.DecodeError, pa.ArrowException, KeyError):
+        answer = _Answer()  # somebody else wrote here: an answer to nothing
+    attempt = answer.attempt if 0 <= answer.attempt <= MAX_ATTEMPT else 0
+    return [answer.prediction_id], [answer.rejected is None], [attempt]
 
 
 def _predictions(reader: Consumer, model: str) -> Predictions:
-    decoder = msgspec.json.Decoder(_Answer)
     texts: dict[int, list[str]] = {}
     answered: dict[int, list[bool]] = {}
+    attempts: dict[int, list[int]] = {}
     topic = PREDICTIONS.for_model(model)
     for partition in _partitions(reader, topic):
-        texts[partition], answered[partition] = [], []
+        texts[partition], answered[partition], attempts[partition] = [], [], []
     for message in _read(reader, topic):
-        try:
-            answer = decoder.decode(message.value() or b"")
-        except msgspec.DecodeError:
-            answer = _Answer()  # somebody else wrote here: an answer to nothing
+        ids, flags, tries = _answers(message)
         partition = message.partition() or 0
-        texts[partition].append(answer.prediction_id)
-        answered[partition].append(answer.rejected is None)
+        texts[partition] += ids
+        answered[partition] += flags
+        attempts[partition] += tries
     return Predictions(
         np.concatenate([ids_of_texts(texts[p]) for p in texts]),
         np.concatenate([np.full(len(texts[p]), p, dtype=np.int64) for p in texts]),
         np.concatenate([np.array(answered[p], dtype=bool) for p in texts]),
+        np.concatenate([np.array(attempts[p], dtype=np.int64) for p in texts]),
     )
 
 
@@ -315,9 +469,9 @@ def _watermarks(reader: Consumer, topic: str, partition: int) -> tuple[int, int]
     return int(found[0]), int(found[1])
 
 
-def _gateway_passed(settings: Settings, reader: Consumer, model: str, asked: _Asked, deadline: float) -> Any:
+def _gateway_passed(settings: Settings, asked: _Asked, deadline: float) -> Any:
     """Which requests the gateway has committed, after waiting for all of them."""
-    topic = REQUESTS.for_model(model)
+    topic = asked.topic
     ends = {(topic, partition): end for partition, (_, end) in asked.spans.items()}
     committed = _wait_committed(settings, GATEWAY_GROUP, lambda: ends, deadline)
     limit = np.zeros(max((p for p in asked.spans), default=0) + 1, dtype=np.int64)
@@ -360,19 +514,22 @@ def _wait_committed(
 # ── ClickHouse ──
 
 
-def _observations(client: Client, model: str, asked: _Asked) -> tuple[Observations, list[str]]:
-    """The model's observation rows of the retained requests, and the arms' names by code."""
+def _observations(client: Client, model: str, asked: _Asked, again: _Asked) -> tuple[Observations, list[str]]:
+    """The model's observation rows of the retained requests and of all redrives, and the arms' names by code."""
     spans = " OR ".join(
         f"(partition = {partition} AND offset >= {first} AND offset < {end})"
         for partition, (first, end) in asked.spans.items()
     )
     sql = f"""
-        SELECT prediction_id, role = 'live' AS live, status = 'answered' AS answered, toString(arm) AS arm, route_revision
+        SELECT prediction_id, role = 'live' AS live, status = 'answered' AS answered, toString(arm) AS arm, route_revision, attempt
         FROM internal.observations
-        WHERE model = {{model:String}} AND topic_id = {{topic_id:UUID}} AND ({spans or "0"})
+        WHERE model = {{model:String}} AND (
+            (topic_id = {{topic_id:UUID}} AND ({spans or "0"})) OR topic_id = {{redrives_id:UUID}} OR attempt > 0)
     """
     found = client.query_arrow(
-        sql, parameters={"model": model, "topic_id": str(asked.topic_id)}, use_strings=True
+        sql,
+        parameters={"model": model, "topic_id": str(asked.topic_id), "redrives_id": str(again.topic_id)},
+        use_strings=True,
     ).combine_chunks()
     arms = pc.dictionary_encode(found["arm"]).combine_chunks()
     if isinstance(arms, pa.ChunkedArray):
@@ -384,6 +541,7 @@ def _observations(client: Client, model: str, asked: _Asked) -> tuple[Observatio
         found["answered"].to_numpy().astype(bool),
         arms.indices.to_numpy(zero_copy_only=False).astype(np.int64),
         found["route_revision"].to_numpy().astype(np.int64),
+        found["attempt"].to_numpy().astype(np.int64),
     )
     return rows, arms.dictionary.to_pylist()
 
@@ -404,10 +562,10 @@ def _shadow_routes(client: Client, model: str, arms: list[str]) -> dict[int, lis
     ).result_rows
     code = {name: i for i, name in enumerate(arms)}
     expected: dict[int, list[int]] = {}
-    for revision, text in rows:
+    for revision, listed in rows:
         shadows = [
             arm
-            for arm in msgspec.json.decode(text, type=list[Arm])
+            for arm in msgspec.json.decode(listed, type=list[Arm])
             if arm.role == "shadow" and arm.weight >= 1
         ]
         if shadows:
@@ -420,7 +578,7 @@ def _dead_letters(client: Client, model: str, topic_id: uuid.UUID) -> tuple[int,
     """Dead letters of the model's requests, and how many of them are there twice."""
     row = client.query(
         """
-        SELECT count(), count() - uniqExact(stage, source_partition, source_offset) FROM internal.dead_letters
+        SELECT count(), count() - uniqExact(stage, source_partition, source_offset, attempt) FROM internal.dead_letters
         WHERE model = {model:String} AND source_topic_id = {topic_id:UUID}
         """,
         parameters={"model": model, "topic_id": str(topic_id)},

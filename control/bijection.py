@@ -1,6 +1,7 @@
 """The audit's arithmetic: does every request have exactly one answer and one observation? Arrays in, counts out; no I/O.
 
-Ids are compared as 16-byte strings (dtype S16): both sides have the fixed width, so trailing zero bytes do not matter.
+Ids are compared as 16-byte strings (dtype S16), those of redriven requests with their attempt before them (S17): both sides have the
+fixed width, so trailing zero bytes do not matter.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Ints = NDArray[np.int64]
 
 
 class Requests(NamedTuple):
-    """Request rows: partition by partition, within one in the order of their offsets."""
+    """Request rows: partition by partition, within one in the order of their offsets and of the rows in a record."""
 
     ids: Ids
     partitions: Ints
@@ -28,11 +29,16 @@ class Requests(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Records of the predictions topic: partition by partition, within one in the order of the log."""
+    """Rows of the predictions topic: partition by partition, within one in the order of the log."""
 
     ids: Ids
     partitions: Ints
     answered: Flags
+    attempts: Ints
+
+    def only(self, mask: Flags) -> Predictions:
+        """The records of `mask`."""
+        return Predictions(self.ids[mask], self.partitions[mask], self.answered[mask], self.attempts[mask])
 
 
 class Observations(NamedTuple):
@@ -45,6 +51,13 @@ class Observations(NamedTuple):
     """Codes: equal if the arms are."""
     revisions: Ints
     """Of the route table that chose the arm."""
+    attempts: Ints
+
+    def only(self, mask: Flags) -> Observations:
+        """The rows of `mask`."""
+        return Observations(
+            self.ids[mask], self.live[mask], self.answered[mask], self.arms[mask], self.revisions[mask], self.attempts[mask],
+        )  # fmt: skip
 
 
 class Fault(NamedTuple):
@@ -73,6 +86,14 @@ def ids_of_texts(texts: Iterable[str]) -> Ids:
     return ids_of(bytes(raw))
 
 
+def with_attempts(ids: Ids, attempts: Ints) -> Ids:
+    """The ids of attempts: the attempt's byte, then the 16 bytes of the id."""
+    whole = np.empty((len(ids), 17), dtype=np.uint8)
+    whole[:, 0] = attempts
+    whole[:, 1:] = np.frombuffer(ids.tobytes(), dtype=np.uint8).reshape(len(ids), 16)
+    return whole.view("S17").ravel()
+
+
 def locate(requests: Requests, ids: Ids) -> Ints:
     """For each of `ids` the index of its request, -1 if there is none."""
     if not len(requests.ids):
@@ -86,7 +107,7 @@ def locate(requests: Requests, ids: Ids) -> Ints:
 def fault(mask: Flags, ids: Ids) -> Fault:
     """The rows of `mask`."""
     where = np.flatnonzero(mask)
-    return Fault(len(where), [uuid.UUID(bytes=_bytes(ids, int(i))).hex for i in where[:EXAMPLES]])
+    return Fault(len(where), [uuid.UUID(bytes=_bytes(ids, int(i))[-16:]).hex for i in where[:EXAMPLES]])
 
 
 def times(found: Ints, n: int) -> Ints:

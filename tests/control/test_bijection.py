@@ -21,6 +21,7 @@ from control.bijection import (
     shadow_missing,
     surplus,
     times,
+    with_attempts,
 )  # fmt: skip
 from schemas.identity import prediction_id, prediction_ids
 
@@ -38,7 +39,12 @@ def requests(partitions: int = 2, each: int = 4) -> Requests:
 
 
 def predictions(asked: Requests, rows: list[int]) -> Predictions:
-    return Predictions(asked.ids[rows], asked.partitions[rows], np.ones(len(rows), dtype=bool))
+    return Predictions(
+        asked.ids[rows],
+        asked.partitions[rows],
+        np.ones(len(rows), dtype=bool),
+        np.zeros(len(rows), dtype=np.int64),
+    )
 
 
 def observations(asked: Requests, rows: list[int], live: list[bool], arms: list[int]) -> Observations:
@@ -49,6 +55,7 @@ def observations(asked: Requests, rows: list[int], live: list[bool], arms: list[
         np.ones(n, dtype=bool),
         np.array(arms, dtype=np.int64),
         np.full(n, 3, dtype=np.int64),
+        np.zeros(n, dtype=np.int64),
     )
 
 
@@ -96,7 +103,7 @@ def test_answers_to_requests_that_kafka_dropped_are_told_from_answers_to_nothing
     asked = requests(partitions=1)
     strange = ids_of_texts(str(uuid.uuid4()) for _ in range(3))
     ids = np.concatenate([strange[:2], asked.ids, strange[2:]])
-    said = Predictions(ids, np.zeros(7, dtype=np.int64), np.ones(7, dtype=bool))
+    said = Predictions(ids, np.zeros(7, dtype=np.int64), np.ones(7, dtype=bool), np.zeros(7, dtype=np.int64))
     found = locate(asked, ids)
     assert expired(said, found, [0]).tolist() == [True, True, False, False, False, False, False]
     assert not expired(said, found, []).any()
@@ -115,3 +122,14 @@ def test_copies_that_a_shadow_arm_owes_are_counted() -> None:
     assert shadow_missing(seen, found, {3: [1]}) == 1
     assert shadow_missing(seen, found, {3: [1, -1]}) == 4
     assert shadow_missing(seen, found, {4: [1]}) == 0
+
+
+def test_an_attempt_is_told_from_the_first_answer_of_the_same_request() -> None:
+    asked = requests(partitions=1)
+    attempts = np.array([0, 1, 1, 2], dtype=np.int64)
+    again = asked._replace(ids=with_attempts(asked.ids, attempts))
+    said = with_attempts(asked.ids[[1, 1, 2, 3]], np.array([1, 2, 0, 2], dtype=np.int64))
+    assert locate(again, said).tolist() == [1, -1, -1, 3]
+    assert fault(np.array([False, True, False, False]), again.ids).examples == [
+        uuid.UUID(bytes=asked.ids[1:2].tobytes()).hex
+    ]
