@@ -63,11 +63,11 @@ def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -
     n = len(messages)
     values = [message.value() for message in messages]
     keys = [message.key() for message in messages]
-    stamps = [message.timestamp() for message in messages]
-    timestamps = np.fromiter(
-        (ms if kind != TIMESTAMP_NOT_AVAILABLE else -1 for kind, ms in stamps), np.int64, n
-    )
-    offsets = np.fromiter((message.offset() for message in messages), np.int64, n)
+    kinds, stamps = zip(*[message.timestamp() for message in messages], strict=True)
+    timestamps = np.array(stamps, np.int64)
+    if TIMESTAMP_NOT_AVAILABLE in kinds:
+        timestamps[np.array(kinds) == TIMESTAMP_NOT_AVAILABLE] = -1
+    offsets = np.array([message.offset() for message in messages], np.int64)
     attempts = np.zeros(n, np.uint8)
     for index, origin in redriven.origins.items():
         offsets[index], timestamps[index], attempts[index] = (

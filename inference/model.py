@@ -31,6 +31,7 @@ class Fragment:
 
     assignment: Assignment
     messages: list[Message]
+    sizes_bytes: list[int]
     counts: list[int] | None = None
     """Rows of each record; None if each is one."""
 
@@ -42,8 +43,12 @@ class Fragment:
     def split(self, records: int) -> Fragment:
         """Cut off the first `records` records."""
         counts, rest = (None, None) if self.counts is None else (self.counts[:records], self.counts[records:])
-        first = Fragment(self.assignment, self.messages[:records], counts)
-        self.messages, self.counts = self.messages[records:], rest
+        first = Fragment(self.assignment, self.messages[:records], self.sizes_bytes[:records], counts)
+        self.messages, self.sizes_bytes, self.counts = (
+            self.messages[records:],
+            self.sizes_bytes[records:],
+            rest,
+        )
         return first
 
 
@@ -107,7 +112,7 @@ class Model:
             if not fragment.assignment.ended:
                 gathered.setdefault(fragment.assignment, []).append(fragment)
                 room_rows -= fragment.rows
-                room_bytes -= sum(map(len, fragment.messages))
+                room_bytes -= sum(fragment.sizes_bytes)
         if not self._inbox:
             self.waiting.clear()
         if self._rows < self.spec.serve.max_batch_rows:
@@ -132,17 +137,19 @@ def _fitting(fragment: Fragment, room_rows: int, room_bytes: int) -> int:
     records = min(len(fragment.messages), room_rows)
     if fragment.counts is not None:
         records = bisect_right(list(accumulate(fragment.counts[:records])), room_rows)
-    size_bytes = sum(map(len, fragment.messages[:records]))
+    size_bytes = sum(fragment.sizes_bytes[:records])
     return records if size_bytes <= room_bytes else records * room_bytes // size_bytes
 
 
 def _slice(assignment: Assignment, fragments: list[Fragment]) -> tuple[Slice, list[Message]]:
-    messages = [message for fragment in fragments for message in fragment.messages]
+    messages = fragments[0].messages
+    if len(fragments) > 1:
+        messages = [message for fragment in fragments for message in fragment.messages]
     piece = Slice(
         assignment,
         first_offset=_offset(messages[0]), next_offset=_offset(messages[-1]) + 1,
         records=len(messages), rows=sum(fragment.rows for fragment in fragments),
-        size_bytes=sum(map(len, messages)), first_ms=messages[0].timestamp()[1],
+        size_bytes=sum(sum(fragment.sizes_bytes) for fragment in fragments), first_ms=messages[0].timestamp()[1],
     )  # fmt: skip
     return piece, messages
 

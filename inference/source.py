@@ -71,15 +71,15 @@ class Source:
             # consume(n) would wait for n: this takes what is there.
             messages += self._client.consume(POLL_RECORDS - 1, 0.0)
         self.group_metadata = self._client.consumer_group_metadata()
-        found: dict[Place, list[Message]] = {}
-        for message in messages:
-            error = message.error()
-            if error is not None:
+        errors = [error for message in messages if (error := message.error()) is not None]
+        if errors:
+            for error in errors:
                 self._judge(error)
-                continue
-            found.setdefault((message.topic() or "", message.partition() or 0), []).append(message)
+            messages = [message for message in messages if message.error() is None]
         return [
-            fragment for place, run in found.items() if (fragment := self._fragment(place, run)) is not None
+            fragment
+            for place, run in _by_place(messages).items()
+            if (fragment := self._fragment(place, run)) is not None
         ]
 
     def _fragment(self, place: Place, messages: list[Message]) -> Fragment | None:
@@ -92,10 +92,11 @@ class Source:
             log.warning("%s [%d]: offset %d after %d: starting anew", *place, first, assignment.position)
             self.rewind([assignment.topic])
             return None
+        sizes_bytes = list(map(len, messages))
         self._progress.polled(
-            assignment, last + 1, len(messages), sum(map(len, messages)), messages[0].timestamp()[1]
+            assignment, last + 1, len(messages), sum(sizes_bytes), messages[0].timestamp()[1]
         )
-        return Fragment(assignment, messages)
+        return Fragment(assignment, messages, sizes_bytes)
 
     def rewind(self, topics: Collection[str] | None = None) -> None:
         """Drop what is held of `topics` (all by default) and read again from the group's committed offsets.
@@ -206,3 +207,16 @@ class Source:
         if error.fatal():
             raise KafkaException(error)
         log.warning("consumer: %s", error.str())
+
+
+def _by_place(messages: list[Message]) -> dict[Place, list[Message]]:
+    """Records by topic and partition, each in the order in which they were read."""
+    places = list(
+        zip([m.topic() or "" for m in messages], [m.partition() or 0 for m in messages], strict=True)
+    )
+    if len(set(places)) == 1:
+        return {places[0]: messages}
+    found: dict[Place, list[Message]] = {place: [] for place in places}
+    for message, place in zip(messages, places, strict=True):
+        found[place].append(message)
+    return found

@@ -54,7 +54,7 @@ def taken(messages: list[Message], model: Model) -> tuple[Progress, list[list[tu
     progress.assign(assignment)
 
     async def main() -> list[list[tuple[Slice, list[Message]]]]:
-        model.put(Fragment(assignment, messages))
+        model.put(Fragment(assignment, messages, list(map(len, messages))))
         found = []
         while batch := model.take(progress):
             found.append(batch)
