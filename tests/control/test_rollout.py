@@ -163,6 +163,27 @@ def test_a_rollback_to_a_version_that_is_not_there_changes_nothing() -> None:
     assert rollout.on_command(spec(), updated(spec()), command, [], NOW) is None
 
 
+def test_a_pass_leaves_the_arms_and_later_decisions_keep_it() -> None:
+    model = spec()
+    command = Command(
+        event_id="c", model=model.name, at_ms=5000, action="pass", by="ann", reason="a known bad producer"
+    )
+    decision = rollout.on_command(model, updated(model), command, [], 6000)
+    assert decision is not None
+    assert decision.route.rejections_pass_until_ms == 5000
+    assert (decision.rollout.action, decision.rollout.by, decision.rollout.reason) == (
+        "pass",
+        "ann",
+        command.reason,
+    )
+    assert arms(decision.route) == arms(updated(model))
+    older = msgspec.structs.replace(command, at_ms=4000)
+    for later in (older, msgspec.structs.replace(command, action="freeze")):
+        following = rollout.on_command(model, decision.route, later, [], 7000)
+        assert following is not None
+        assert following.route.rejections_pass_until_ms == 5000
+
+
 def test_revisions_only_grow_and_ids_repeat_with_the_decision() -> None:
     again = [
         rollout.on_candidate(spec(), introduced(spec()), candidate("1.1", "update", "1.0"), "", NOW + n)
