@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -83,6 +84,8 @@ def command(
     if cost:
         show(cost_of.measure(seed), as_json)
         return
+    # That the broker is away is no news here.
+    logging.getLogger("librdkafka").setLevel(logging.CRITICAL)
     planned = schedule.draw(
         seed, faults, SECONDS_A_FAULT * faults if duration_sec is None else duration_sec,
         schedule.choose(only or (BUGS[bug].only if bug else ()), longest_sec),

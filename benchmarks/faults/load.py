@@ -80,7 +80,12 @@ class Load:
         self._answered_for = 0
         """Rows below have had their late feedback."""
         # A record must never be given up: what the broker has would be unknown.
-        forever: dict[str, Any] = {"message.timeout.ms": 0, "linger.ms": 10, "acks": "all"}
+        forever: dict[str, Any] = {
+            "message.timeout.ms": 0,
+            "linger.ms": 10,
+            "acks": "all",
+            "reconnect.backoff.max.ms": 500,
+        }
         self._producer = producer(settings, **forever)
         self._thread = threading.Thread(target=self._guarded, name="load", daemon=True)
 
