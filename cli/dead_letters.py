@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.context import settings as find_settings
+from cli.dead_letter_text import details, pretty, shown_bytes, shown_time, summary
 from cli.models import send_command
 from cli.options import data_option, json_option
 from control.dead_letters import DeadLetter, Filter, find
@@ -145,7 +146,7 @@ def list_letters(
     )
     for letter in shown:
         table.add_row(
-            letter.place, _time(letter.died_at_ms), letter.stage, letter.model, letter.reason, str(letter.origin.attempt),
+            letter.place, shown_time(letter.died_at_ms), letter.stage, letter.model, letter.reason, str(letter.origin.attempt),
             letter.status, letter.message,
         )  # fmt: skip
     console = Console() if click.get_text_stream("stdout").isatty() else Console(width=200)
@@ -169,13 +170,13 @@ def show(place: tuple[int, int], data_dir: Path, as_json: bool) -> None:
     found = summary(letter)
     for name, value in found.items():
         click.echo(f"{name + ':':16}{value}")
-    click.echo(f"{'key:':16}{_bytes(letter.key)}")
+    click.echo(f"{'key:':16}{shown_bytes(letter.key)}")
     for name, header in letter.headers:
         click.echo(
-            f"{'header:':16}{name}: {_bytes(header if isinstance(header, bytes | None) else header.encode())}"
+            f"{'header:':16}{name}: {shown_bytes(header if isinstance(header, bytes | None) else header.encode())}"
         )
     click.echo(f"{'value:':16}{len(letter.value or b'')} bytes")
-    click.echo(_pretty(letter.value))
+    click.echo(pretty(letter.value))
 
 
 def _deciding(
@@ -258,73 +259,8 @@ def let_pass(model: str, reason: str, data_dir: Path, as_json: bool) -> None:
         click.echo(msgspec.json.encode(route).decode())
     else:
         click.echo(
-            f"{model}: what was sent before {_time(route.rejections_pass_until_ms)} is rejected without limit"
+            f"{model}: what was sent before {shown_time(route.rejections_pass_until_ms)} is rejected without limit"
         )
-
-
-def summary(letter: DeadLetter) -> dict[str, object]:
-    """A dead letter without its bytes."""
-    origin = letter.origin
-    return {
-        "id": letter.place,
-        "status": letter.status,
-        "died_at": _time(letter.died_at_ms),
-        "stage": letter.stage,
-        "model": letter.model,
-        "reason": letter.reason,
-        "field": letter.field,
-        "message": letter.message,
-        "original": f"{origin.topic}:{origin.partition}:{origin.offset}",
-        "topic_id": str(origin.topic_id),
-        "timestamp_ms": origin.timestamp_ms,
-        "attempt": origin.attempt,
-        "prediction_id": "" if letter.prediction_id is None else str(letter.prediction_id),
-        "size_bytes": len(letter.value or b""),
-    }
-
-
-def details(letter: DeadLetter) -> dict[str, object]:
-    """A dead letter with its bytes, in hex."""
-    headers = [
-        [name, _hex(value.encode() if isinstance(value, str) else value)] for name, value in letter.headers
-    ]
-    return {
-        **summary(letter), "key_hex": _hex(letter.key), "value_hex": _hex(letter.value), "headers_hex": headers,
-    }  # fmt: skip
-
-
-def _hex(value: bytes | None) -> str | None:
-    return None if value is None else value.hex()
-
-
-def _pretty(value: bytes | None) -> str:
-    """JSON indented; other text as it is, with what is no text escaped."""
-    if value is None:
-        return "(none)"
-    try:
-        return msgspec.json.format(value, indent=2).decode()
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _bytes(value)
-
-
-def _bytes(value: bytes | None) -> str:
-    """
-    >>> _bytes(b"tenant-1"), _bytes(bytes([0xff, 0x00])), _bytes(None)
-    ('tenant-1', '0xff00', '(none)')
-    """
-    if value is None:
-        return "(none)"
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        return f"0x{value.hex()}"
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
-def _time(at_ms: int) -> str:
-    return (
-        datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") if at_ms >= 0 else "unknown"
-    )
 
 
 def _age(letter: DeadLetter) -> tuple[int, int, int]:
