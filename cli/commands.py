@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "verify": Command("cli.backup:verify", "Find what is missing or altered in a chain of backups."),
     "restore": Command("cli.backup:restore", "Restore a backup into a new data folder, and prove it."),
+    "replay": Command("cli.replay:replay", "Run past requests through any version, beside the live traffic."),
     "bench": Command("cli.bench:bench", "Measure the loop on this machine."),
     "test": Command("cli.test:test", "Run what CI runs."),
     "doctor": Command("cli.doctor:doctor", "Say what is missing or misconfigured, and the mend."),

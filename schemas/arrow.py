@@ -1,4 +1,4 @@
-"""Arrow schemas of what moves in batches: observations, outcomes, and answers to Arrow requests. One Kafka record is one Arrow IPC stream with one batch.
+"""Arrow schemas of what moves in batches: observations, replays, outcomes, and answers to Arrow requests. One Kafka record is one Arrow IPC stream with one batch.
 
 Each column is listed once, with its ClickHouse type and its meaning; a contract test holds the migrations against this table.
 """
@@ -52,6 +52,12 @@ OBSERVATION_COLUMNS: Final = (
     Column("trace_id", pa.string(), "String", "W3C trace id of the request, empty if it carried none"),
     Column("attempt", pa.uint8(), "UInt8", "0 for an ordinary request, n for its n-th redrive"),
 )  # fmt: skip
+
+REPLAY_COLUMNS: Final = (
+    Column("run_id", pa.string(), "LowCardinality(String)", "The replay: name and hash of model, artifact and offsets"),
+    *(c._replace(meaning="Always replay") if c.name == "role" else c for c in OBSERVATION_COLUMNS),
+)  # fmt: skip
+"""A replayed row is an observation: what is added there is here too."""
 
 OUTCOME_COLUMNS: Final = (
     Column("outcome_id", UUID, "UUID", "Deterministic id of (prediction, arm, feedback, revision): repeats count once"),
@@ -109,6 +115,7 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
 
 
 OBSERVATIONS: Final = schema_of(OBSERVATION_COLUMNS)
+REPLAYS: Final = schema_of(REPLAY_COLUMNS)
 OUTCOMES: Final = schema_of(OUTCOME_COLUMNS)
 PREDICTIONS: Final = schema_of(PREDICTION_COLUMNS)
 

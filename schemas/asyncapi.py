@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 
 from schemas import dead_letters
-from schemas.arrow import OBSERVATION_COLUMNS, OUTCOME_COLUMNS, PREDICTION_COLUMNS, Column
+from schemas.arrow import OBSERVATION_COLUMNS, OUTCOME_COLUMNS, PREDICTION_COLUMNS, REPLAY_COLUMNS, Column
 from schemas.events import (
     Alert,
     Candidate,
@@ -44,6 +44,7 @@ from schemas.topics import (  # fmt: skip
     OUTCOMES,
     PARTIALS,
     PREDICTIONS,
+    REPLAYS,
     REQUESTS,
     RETRAINS,
     ROLLOUTS,
@@ -72,6 +73,7 @@ MESSAGES: Final[dict[str, tuple[type[msgspec.Struct], ...]]] = {
 }
 BATCHES: Final[dict[str, tuple[Column, ...]]] = {
     OBSERVATIONS.name: OBSERVATION_COLUMNS,
+    REPLAYS.name: REPLAY_COLUMNS,
     OUTCOMES.name: OUTCOME_COLUMNS,
     PREDICTIONS.name: PREDICTION_COLUMNS,
 }

@@ -82,6 +82,11 @@ OBSERVATIONS: Final = Topic(
     media_type="application/vnd.apache.arrow.stream", written_by="gateway", read_by=("sink", "worker"),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES,
 )  # fmt: skip
+REPLAYS: Final = Topic(
+    name="replays", key="run and request partition", value="what a version would have answered to requests asked before, many rows",
+    media_type="application/vnd.apache.arrow.stream", written_by="people (tidemill replay)", read_by=("sink",),
+    partitions=DEFAULT_PARTITIONS, retention_ms=2 * DAY_MS, max_message_bytes=OBSERVATION_BYTES,
+)  # fmt: skip
 OUTCOMES: Final = Topic(
     name="outcomes", key="source topic and partition of the feedback", value="predictions joined with labels, many rows",
     media_type="application/vnd.apache.arrow.stream", written_by="labels", read_by=("sink", "worker", "control"),
@@ -151,7 +156,7 @@ STATE: Final = Topic(
 
 TOPICS: Final = (
     # `predictions` stands before `requests`: a request must never find its answer's topic missing.
-    PREDICTIONS, REQUESTS, REDRIVES, FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, OUTCOMES, PARTIALS, METRICS, DRIFT, ALERTS,
+    PREDICTIONS, REQUESTS, REDRIVES, FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, REPLAYS, OUTCOMES, PARTIALS, METRICS, DRIFT, ALERTS,
     COMMANDS, RETRAINS, CANDIDATES, ROLLOUTS, ROUTES, DEAD_LETTERS, DEAD_LETTER_DECISIONS, STATE,
 )  # fmt: skip
 

@@ -67,6 +67,7 @@ def targets(specs: dict[str, ModelSpec]) -> dict[str, tuple[Table, ModelSpec | N
     """Topic → its table, and its model's spec if it belongs to one."""
     found: dict[str, tuple[Table, ModelSpec | None]] = {
         topics.OBSERVATIONS.name: (OBSERVATIONS, None),
+        topics.REPLAYS.name: (REPLAYS, None),
         topics.OUTCOMES.name: (OUTCOMES, None),
         topics.DEAD_LETTERS.name: (DEAD_LETTERS, None),
     }
@@ -245,6 +246,7 @@ OBSERVATIONS: Final = Table(
     pace_sec=_FRESH_SEC,
 )
 OUTCOMES: Final = Table("internal.outcomes", "ArrowStream", _arrow, _arrow_stream, pace_sec=_FRESH_SEC)
+REPLAYS: Final = Table("internal.replays", "ArrowStream", _arrow, _arrow_stream)
 FEEDBACK: Final = Table("internal.feedback", "JSONEachRow", _feedback, _lines)
 DEAD_LETTERS: Final = Table("internal.dead_letters", "JSONEachRow", _dead_letter, _lines, idempotent=False)
 _EVENT_TOPICS: Final = (

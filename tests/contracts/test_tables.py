@@ -7,7 +7,7 @@ import re
 import msgspec
 import pytest
 
-from schemas.arrow import OBSERVATION_COLUMNS, OUTCOME_COLUMNS, Column
+from schemas.arrow import OBSERVATION_COLUMNS, OUTCOME_COLUMNS, REPLAY_COLUMNS, Column
 from schemas.events import (
     Alert,
     Candidate,
@@ -23,7 +23,7 @@ from warehouse.migrate import migrations
 SQL = "\n".join(migration.text for migration in migrations())
 GUESSED = (
     "predictions", "shadow_predictions", "feedback", "labels", "outcomes", "metrics", "drift", "alerts", "retrains", "candidates",
-    "rollouts", "dead_letters", "dead_letter_decisions", "routes",
+    "rollouts", "dead_letters", "dead_letter_decisions", "routes", "replays",
 )  # fmt: skip
 
 
@@ -43,11 +43,22 @@ def columns_of(statement: str) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("table", "columns"),
-    [("internal.observations", OBSERVATION_COLUMNS), ("internal.outcomes", OUTCOME_COLUMNS)],
+    [
+        ("internal.observations", OBSERVATION_COLUMNS),
+        ("internal.outcomes", OUTCOME_COLUMNS),
+        ("internal.replays", REPLAY_COLUMNS),
+    ],
 )
 def test_arrow_columns_are_the_tables_columns(table: str, columns: tuple[Column, ...]) -> None:
     declared = columns_of(f"CREATE TABLE IF NOT EXISTS {table}")
-    assert declared == {column.name: (column.clickhouse, column.meaning) for column in columns}
+    arriving = {name: kind for name, kind in declared.items() if " MATERIALIZED " not in kind[0]}
+    assert arriving == {column.name: (column.clickhouse, column.meaning) for column in columns}
+
+
+def test_the_view_of_replays_has_every_column_that_arrives() -> None:
+    assert set(columns_of("CREATE OR REPLACE VIEW default.replays")) == {
+        column.name for column in REPLAY_COLUMNS
+    }
 
 
 @pytest.mark.parametrize(
