@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Command] = {
     "processors": Command(
         "benchmarks.processors:command", "Metrics and drift over 20 features, beside river."
     ),
+    "steps": Command("benchmarks.steps:command", "CPU of each step of the gateway, without services."),
     "live": Command("benchmarks.live:command", "The highest rate of requests at which lag does not grow."),
     "labels": Command(
         "benchmarks.labels:command", "Feedback joined per second against ten million predictions."

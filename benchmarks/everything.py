@@ -9,7 +9,19 @@ from typing import Any, Final
 
 import click
 
-from benchmarks import ingest, labels, latency, live, memory, page, processors, scale, startup, throughput
+from benchmarks import (
+    ingest,
+    labels,
+    latency,
+    live,
+    memory,
+    page,
+    processors,
+    scale,
+    startup,
+    steps,
+    throughput,
+)
 from benchmarks.meter import StageFailed
 from benchmarks.report import Result, as_object, progress, show
 from compose.embedded.parts import ROOT
@@ -31,6 +43,7 @@ def _wide(quick: bool, seed: int) -> Result:
 ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
     "throughput": _throughput,
     "throughput of 784 floats": _wide,
+    "steps": lambda quick, seed: steps.measure("floats_8", "json", seed, steps.QUICK_REPEATS if quick else steps.REPEATS),
     "latency": lambda quick, seed: latency.measure(4.0 if quick else latency.SEC, not quick, seed),
     "live": lambda quick, seed: live.measure(
         live.QUICK_STEP_SEC if quick else live.STEP_SEC, live.FIRST_PER_SEC, 0 if quick else live.HALVINGS, seed

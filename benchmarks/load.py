@@ -31,7 +31,7 @@ CONTENT_TYPES: Final[dict[Format, str]] = {
 }
 ARROW_ROWS: Final = 500
 """Rows in one Arrow record, fewer where rows are wide."""
-ARROW_BYTES: Final = 512 * 1024
+ARROW_BYTES: Final = 2 * 1024 * 1024
 DISTINCT_BYTES: Final = 8 * 1024 * 1024
 DISTINCT_ROWS: Final = 8192
 """Bodies are drawn from a pool of so many, so that making them is no part of what is measured."""
@@ -63,7 +63,8 @@ def bodies(spec: ModelSpec, kind: Format, seed: int) -> Bodies:
     columns = sample(spec, count, np.random.default_rng(seed))
     headers: Headers = [("content-type", CONTENT_TYPES[kind].encode())]
     if kind == "arrow":
-        per_record = max(1, min(ARROW_ROWS, ARROW_BYTES // width_bytes, count))
+        arrow_bytes = 4 * len(spec.numbers) + 4096 * len(spec.texts)
+        per_record = max(1, min(ARROW_ROWS, ARROW_BYTES // arrow_bytes, count))
         starts = range(0, count - per_record + 1, per_record)
         return Bodies(
             [_arrow(spec, columns.take(np.arange(s, s + per_record))) for s in starts], per_record, headers

@@ -1,0 +1,159 @@
+"""`tidemill bench steps`: where each microsecond of a record goes in the gateway, step by step, in one process and without services.
+
+A micro-batch of records is taken through the gateway's own functions. What remains of the CPU that `bench throughput` shows for a gateway is
+polling, gRPC, the event loop, and the threads of the Kafka client.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+import numpy as np
+from confluent_kafka import Message, Producer
+
+from benchmarks.deploy import sample
+from benchmarks.load import FORMATS, Format, bodies
+from benchmarks.report import Line, Result, show
+from benchmarks.subject import SUBJECTS
+from features.encode import encode
+from features.state import fit
+from inference.admit import admit
+from inference.emit import emit, record_runs, row_ids
+from inference.infer import Answer
+from inference.model import Model
+from inference.observe import observation_rows, observation_values
+from inference.predict import id_texts
+from inference.progress import Assignment, Output, Slice
+from inference.router import ServedArm, Share
+from inference.versions import Version
+from schemas.events import Arm
+from schemas.spec import ModelSpec, decode_spec
+
+REPEATS: Final = 15
+QUICK_REPEATS: Final = 5
+AT_MS: Final = 1_700_000_000_000
+
+
+@click.command()
+@click.option(
+    "--subject",
+    type=click.Choice(list(SUBJECTS)),
+    default="floats_8",
+    show_default=True,
+    help="What a request holds.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    default="json",
+    show_default=True,
+    help="How it is encoded.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the requests.")
+@click.option("--quick", is_flag=True, help="Fewer repeats.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(subject: str, kind: Format, seed: int, quick: bool, as_json: bool) -> None:
+    """CPU of each step of the gateway, in microseconds a row."""
+    show(measure(subject, kind, seed, QUICK_REPEATS if quick else REPEATS), as_json)
+
+
+def measure(subject: str, kind: Format, seed: int, repeats: int) -> Result:
+    """The least CPU time of each step over `repeats`: what disturbs a run only adds."""
+    spec = decode_spec(SUBJECTS[subject].spec_toml(), subject)
+    pool = bodies(spec, kind, seed)
+    records = max(1, spec.serve.max_batch_rows // pool.rows_per_record)
+    headers = pool.headers if kind != "json" else None
+    messages = [
+        Message(
+            topic=f"requests.{subject}", partition=0, offset=i, key=b"entity-%d" % i, timestamp=(1, AT_MS),
+            value=pool.values[i % len(pool.values)], headers=headers,
+        )
+        for i in range(records)
+    ]  # fmt: skip
+    rows = records * pool.rows_per_record
+    found = _steps(spec, messages, rows, repeats)
+    figures: dict[str, Any] = {
+        "subject": subject, "format": kind, "batch_rows": rows,
+        "us_per_row": {name: round(value, 3) for name, value in found.items()},
+        "all_us_per_row": sum(value for name, value in found.items() if not name.startswith("of it")),
+    }  # fmt: skip
+    return Result("steps", figures, [Line(name, [value], "µs/row") for name, value in found.items()], seed)
+
+
+def _steps(spec: ModelSpec, messages: list[Message], rows: int, repeats: int) -> dict[str, float]:
+    """Step → µs a row, each on what the one before it left."""
+    columns = sample(spec, rows, np.random.default_rng(0))
+    state = fit(spec, columns)
+    scores = np.random.default_rng(0).dirichlet([1.0] * spec.outputs, rows).astype(np.float32)
+    arm = Arm(name="champion", role="live", version="1.0", artifact="1.0-a")
+    share = Share(
+        ServedArm(arm, Version("1.0-a", "1.0", spec, state, {}, scores[:0], 0.0)), np.arange(rows), 1.0
+    )
+    assignment = Assignment(f"requests.{spec.name}", 0, uuid.UUID(int=7), 0, 0)
+    piece = Slice(assignment, 0, len(messages), len(messages), rows, 0, 0)
+    model = Model(spec)
+    admitted = admit(spec, messages)
+    decoded = model.decoder.decode_all(admitted)
+    if len(decoded.accepted) != rows:
+        raise AssertionError(
+            f"{len(decoded.accepted)} of {rows} rows can be served: {list(decoded.rejections.values())[:1]}"
+        )
+    answers = [Answer(share, decoded.columns, scores, np.zeros(rows, bool), 1.0)]
+    runs = record_runs([piece], admitted.origins)
+    ids = row_ids(admitted, runs)
+
+    def observe() -> object:
+        batch, _ = observation_rows(
+            spec, admitted, ids, runs, decoded.request_ids, decoded.accepted, answers, decoded.rejections,
+            revision=1, observed_ms=AT_MS,
+        )  # fmt: skip
+        return observation_values(batch)
+
+    def whole() -> Any:
+        return emit(
+            spec, [piece], messages, admitted, decoded.accepted, answers, decoded.rejections, decoded.request_ids,
+            revision=1, observed_ms=AT_MS, trace_headers=[],
+        )  # fmt: skip
+
+    (output,) = whole()
+
+    steps: dict[str, Callable[[], object]] = {
+        "admit: keys, offsets, stamps, headers": lambda: admit(spec, messages),
+        "decode into columns": lambda: model.decoder.decode_all(admitted),
+        "encode columns into tensors": lambda: encode(spec, state, decoded.columns),
+        "emit: answers, observations, their bytes": whole,
+        "of it: ids and their text": lambda: id_texts(row_ids(admitted, runs)),
+        "of it: observations as Arrow": observe,
+    }
+    found = {name: _cpu_us(step, repeats) for name, step in steps.items()}
+    found["hand the answers to the Kafka client"] = min(_enqueue_us(output) for _ in range(repeats))
+    return {name: spent / rows for name, spent in found.items()}
+
+
+def _enqueue_us(output: Output) -> float:
+    """Nobody listens at this port: what is measured is what the calls cost, and then the records are thrown away."""
+    client = Producer({"bootstrap.servers": "127.0.0.1:9", "log_level": 0})
+    started = time.thread_time()
+    for value, key in zip(output.predictions, output.keys, strict=True):
+        client.produce("predictions", value, key, partition=0)
+    spent = time.thread_time() - started
+    client.purge()
+    client.flush(1)
+    return spent * 1e6
+
+
+def _cpu_us(step: Callable[[], object], repeats: int) -> float:
+    """The least CPU time of this thread in `repeats` runs, after one that warms."""
+    spent = []
+    for _ in range(repeats + 1):
+        started = time.thread_time()
+        step()
+        spent.append(time.thread_time() - started)
+    return min(spent[1:]) * 1e6
