@@ -29,9 +29,9 @@ def encode(spec: ModelSpec, state: State, columns: Columns) -> Tensors:
     width = input_shape(spec).dense
     if width:
         dense = np.zeros((columns.rows, width), np.float32)
-        dense[:, : len(spec.numbers)] = _standardised(spec, state, columns.numbers)
+        _standardise(spec, state, columns.numbers, dense[:, : columns.numbers.shape[1]])
         tensors[DENSE] = dense
-    column = len(spec.numbers)
+    column = columns.numbers.shape[1]
     for index, name in enumerate(spec.texts):
         feature = spec.features[name]
         if isinstance(feature, CategoryFeature):
@@ -44,15 +44,20 @@ def encode(spec: ModelSpec, state: State, columns: Columns) -> Tensors:
     return tensors
 
 
-def _standardised(spec: ModelSpec, state: State, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(x - mean) / std with the mean for what is missing; a bool stays 0 or 1."""
+def _standardise(
+    spec: ModelSpec, state: State, numbers: NDArray[np.float32], target: NDArray[np.float32]
+) -> None:
+    """Write (x - mean) / std into `target`, with the mean for what is missing; a bool stays 0 or 1."""
     raw = np.array([isinstance(spec.features[name], BoolFeature) for name in spec.numbers], dtype=bool)
     mean, std = state[MEAN], state[STD]
     center = np.where(raw, np.float32(0), mean)
     scale = np.where(raw, np.float32(1), std)
-    known = np.where(np.isnan(numbers), mean, numbers)
+    missing = np.isnan(numbers)
+    known = np.where(missing, mean, numbers) if missing.any() else numbers
     with np.errstate(over="ignore"):
-        return np.clip((known - center) / scale, -LARGEST, LARGEST)
+        np.subtract(known, center, out=target)
+        np.divide(target, scale, out=target)
+    np.clip(target, -LARGEST, LARGEST, out=target)
 
 
 def _one_hot(values: pa.StringArray, feature: CategoryFeature, target: NDArray[np.float32]) -> None:

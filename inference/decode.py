@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from features.columns import Columns
 from inference.admit import Admitted
-from inference.decode_arrow import decode_arrow, empty
+from inference.decode_arrow import ArrowDecoder, empty
 from inference.explain import I64_MAX, REQUEST_ID_CHARS, explain
 from inference.numbers import Ranges
 from schemas.errors import Rejection
@@ -75,6 +75,7 @@ class Decoder:
         self._numbers = _getter(fields[: len(spec.numbers)], alone=not spec.texts)
         self._texts = _getter(fields[len(spec.numbers) :], alone=not spec.numbers)
         self._ranges = Ranges.of(spec)
+        self._arrow = ArrowDecoder(spec, self._ranges)
 
     def decode(
         self, values: Sequence[bytes | None], refused: Mapping[int, Rejection], encoding: RowFormat = "json"
@@ -140,7 +141,7 @@ class Decoder:
             if index in admitted.rejections:
                 continue
             start = int(rows.first[index])
-            part, served, refused, given = decode_arrow(spec, self._ranges, batch)
+            part, served, refused, given = self._arrow.decode(batch)
             columns.append(part)
             accepted.append(served + start)
             rejections |= {start + row: rejection for row, rejection in refused.items()}

@@ -21,44 +21,72 @@ from inference.explain import REQUEST_ID_CHARS, problem
 from inference.numbers import Ranges
 from schemas.errors import Rejection
 from schemas.formats import REQUEST_ID
-from schemas.spec import BoolFeature, CategoryFeature, IntFeature, ModelSpec
+from schemas.spec import BoolFeature, CategoryFeature, IntFeature, ModelSpec, Numeric
 
 _NUMBERS: Final = "numbers (any Arrow integer or float)"
 
 
-def decode_arrow(
-    spec: ModelSpec, ranges: Ranges, batch: pa.RecordBatch
-) -> tuple[Columns, NDArray[np.int64], dict[int, Rejection], dict[int, str]]:
-    """Columns of the rows that can be served, their places in `batch`, why each other row cannot be, and request ids by row."""
-    n = batch.num_rows
-    nothing = np.zeros(0, np.int64)
-    try:
-        _check_schema(spec, batch)
+class ArrowDecoder:
+    """Decodes the Arrow requests of one model."""
+
+    def __init__(self, spec: ModelSpec, ranges: Ranges) -> None:
+        self._spec = spec
+        self._ranges = ranges
+        self._numbers = list(spec.numbers)
+        self._whole = any(isinstance(feature, IntFeature) for feature in spec.features.values())
+        self._checked: pa.Schema | None = None
+        """The newest schema that fits: producers hardly ever change theirs, and looking through hundreds of columns takes time."""
+        self._at_once = False
+        """Whether all its numbers are floats of one width, which are read at once."""
+
+    def decode(
+        self, batch: pa.RecordBatch
+    ) -> tuple[Columns, NDArray[np.int64], dict[int, Rejection], dict[int, str]]:
+        """Columns of the rows that can be served, their places in `batch`, why each other row cannot be, and request ids by row."""
+        spec, n = self._spec, batch.num_rows
+        try:
+            _check_values(batch)
+            if self._checked is None or not batch.schema.equals(self._checked):
+                _check_schema(spec, batch.schema)
+                self._checked = batch.schema
+                self._at_once = not self._whole and _all_of_one_float(batch.schema, self._numbers)
+        except Rejection as rejection:
+            return empty(spec), np.zeros(0, np.int64), dict.fromkeys(range(n), rejection), {}
         given = _request_ids(batch)
-    except Rejection as rejection:
-        return empty(spec), nothing, dict.fromkeys(range(n), rejection), {}
-    numbers, bad = _numbers(spec, batch)
-    bad[ranges.outside(numbers)] = True
-    texts = [_texts(batch, name, n) for name in spec.texts]
-    for name, column in zip(spec.texts, texts, strict=True):
-        bad |= _bad_texts(spec, name, column)
-    rejections = {}
-    for row in np.flatnonzero(bad).tolist():
-        rejections[row] = _explain(spec, batch, row)
-    for row, text in given.items():
-        if len(text) > REQUEST_ID_CHARS:
-            rejections[row] = Rejection(
-                "bad_envelope", REQUEST_ID, f"a text of at most {REQUEST_ID_CHARS} characters",
-                f"found {len(text)} characters",
-            )  # fmt: skip
-            given[row] = text[:REQUEST_ID_CHARS]
-    with np.errstate(over="ignore"):  # in rows that are refused
-        columns = Columns(numbers.astype(np.float32, copy=False), _interleaved(texts, n))
-    accepted = np.arange(n)
-    if rejections:
-        accepted = np.delete(accepted, list(rejections))
-        columns = columns.take(accepted)
-    return columns, accepted, rejections, given
+        numbers, bad = self._read_numbers(batch)
+        bad[self._ranges.outside(numbers)] = True
+        texts = [_texts(batch, name, n) for name in spec.texts]
+        for name, column in zip(spec.texts, texts, strict=True):
+            bad |= _bad_texts(spec, name, column)
+        rejections = {}
+        for row in np.flatnonzero(bad).tolist():
+            rejections[row] = _explain(spec, batch, row)
+        for row, text in given.items():
+            if len(text) > REQUEST_ID_CHARS:
+                rejections[row] = Rejection(
+                    "bad_envelope", REQUEST_ID, f"a text of at most {REQUEST_ID_CHARS} characters",
+                    f"found {len(text)} characters",
+                )  # fmt: skip
+                given[row] = text[:REQUEST_ID_CHARS]
+        with np.errstate(over="ignore"):  # in rows that are refused
+            columns = Columns(numbers.astype(np.float32, copy=False), _interleaved(texts, n))
+        accepted = np.arange(n)
+        if rejections:
+            accepted = np.delete(accepted, list(rejections))
+            columns = columns.take(accepted)
+        return columns, accepted, rejections, given
+
+    def _read_numbers(self, batch: pa.RecordBatch) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Numeric features [rows, width], missing as NaN; and the rows in which a whole number is none."""
+        if self._at_once:
+            tensor = batch.select(self._numbers).to_tensor(null_to_nan=True)
+            return tensor.to_numpy(), np.zeros(batch.num_rows, bool)
+        return _numbers(self._spec, batch)
+
+
+def _all_of_one_float(schema: pa.Schema, names: list[str]) -> bool:
+    types = dict(zip(schema.names, schema.types, strict=True))
+    return {types.get(name) for name in names} in ({pa.float32()}, {pa.float64()})
 
 
 def empty(spec: ModelSpec) -> Columns:
@@ -66,17 +94,20 @@ def empty(spec: ModelSpec) -> Columns:
     return Columns(np.zeros((0, len(spec.numbers)), np.float32), pa.array([], pa.string()))
 
 
-def _check_schema(spec: ModelSpec, batch: pa.RecordBatch) -> None:
-    """Raises `Rejection` for a column that makes every row wrong."""
+def _check_values(batch: pa.RecordBatch) -> None:
     try:
         # A stranger's buffers: offsets beyond their end must not be followed, and texts must be UTF-8.
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
         raise Rejection("undecodable", "", "a valid Arrow record batch", str(error)[:200]) from None
-    names = batch.schema.names
+
+
+def _check_schema(spec: ModelSpec, schema: pa.Schema) -> None:
+    """Raises `Rejection` for a column that makes every row wrong."""
+    names = schema.names
     if len(set(names)) != len(names):
         raise Rejection("undecodable", "", "each column once", "found a column twice")
-    for name, kind in zip(names, batch.schema.types, strict=True):
+    for name, kind in zip(names, schema.types, strict=True):
         if name == REQUEST_ID:
             if not (_is_text(kind) or pa.types.is_null(kind)):
                 raise Rejection("bad_envelope", REQUEST_ID, "a column of texts", f"found {kind}")
@@ -90,7 +121,7 @@ def _check_schema(spec: ModelSpec, batch: pa.RecordBatch) -> None:
             continue
         if isinstance(feature, BoolFeature):
             fits, wanted = pa.types.is_boolean(kind), "booleans"
-        elif name in spec.numbers:
+        elif isinstance(feature, Numeric):
             fits, wanted = pa.types.is_integer(kind) or pa.types.is_floating(kind), _NUMBERS
         else:
             fits, wanted = _is_text(kind), "texts"
@@ -109,8 +140,7 @@ def _numbers(spec: ModelSpec, batch: pa.RecordBatch) -> tuple[NDArray[Any], NDAr
     n = batch.num_rows
     bad = np.zeros(n, bool)
     places = {name: place for place, name in enumerate(batch.schema.names)}
-    plain = all(name in places and batch.column(places[name]).type == pa.float32() for name in spec.numbers)
-    numbers = np.full((n, len(spec.numbers)), np.nan, np.float32 if plain else np.float64)
+    numbers = np.full((n, len(spec.numbers)), np.nan)
     for index, name in enumerate(spec.numbers):
         if name not in places:
             continue

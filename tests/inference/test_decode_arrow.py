@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 
 from features.columns import Columns
-from inference.decode_arrow import decode_arrow
+from inference.decode_arrow import ArrowDecoder
 from inference.numbers import Ranges
 from schemas.errors import Rejection
 from schemas.formats import ARROW_BYTES, arrow_rows_limit, read_arrow, request_rows
+from schemas.spec import decode_spec
 from tests.inference.test_decode import DECODER, GOOD, SPEC
 
-RANGES = Ranges.of(SPEC)
+ARROW = ArrowDecoder(SPEC, Ranges.of(SPEC))
 
 
 def stream(batch: pa.RecordBatch, *more: pa.RecordBatch) -> bytes:
@@ -33,9 +34,7 @@ def batch(rows: int = 3, **columns: Any) -> pa.RecordBatch:
 
 
 def decoded(given: pa.RecordBatch) -> tuple[Columns, list[int], dict[int, tuple[str, str]], dict[int, str]]:
-    columns, accepted, rejections, ids = decode_arrow(
-        SPEC, RANGES, read_arrow(stream(given), arrow_rows_limit(SPEC))
-    )
+    columns, accepted, rejections, ids = ARROW.decode(read_arrow(stream(given), arrow_rows_limit(SPEC)))
     return columns, accepted.tolist(), {row: (r.reason, r.field) for row, r in rejections.items()}, ids
 
 
@@ -142,3 +141,24 @@ def test_the_batches_of_a_stream_are_rows_of_one_record() -> None:
     assert read_arrow(value, 10).num_rows == 5
     assert request_rows(value, "application/vnd.apache.arrow.stream", 10) == 5
     assert request_rows(value, "application/json", 10) == 1
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_columns_that_are_all_floats_are_read_at_once(kind: pa.DataType) -> None:
+    spec = decode_spec(
+        'name = "toy"\ntask = "regression"\nmodule = "m:T"\n[features]\nb = { type = "float", missing = "mean" }\n'
+        'a = { type = "float", max = 5 }\n[rollout]\nmetric = "squared_error"',
+        "toy",
+    )
+    columns, accepted, rejections, _ = ArrowDecoder(spec, Ranges.of(spec)).decode(
+        pa.record_batch(
+            {"a": pa.array([1, 2, 9, None, math.nan], kind), "b": pa.array([None, 7, 8, 9, 9], kind)}
+        )
+    )
+    assert accepted.tolist() == [0, 1]
+    np.testing.assert_array_equal(columns.numbers, np.array([[math.nan, 1], [7, 2]], np.float32))
+    assert {row: r.reason for row, r in rejections.items()} == {
+        2: "out_of_range",
+        3: "missing_field",
+        4: "not_finite",
+    }
