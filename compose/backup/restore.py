@@ -31,6 +31,7 @@ from schemas.backup import WAREHOUSE, BackupManifest
 from schemas.errors import UserError
 from warehouse import backup as warehouse
 from warehouse.client import connect
+from warehouse.migrate import migrations
 
 _SUFFIX: Final = ".restoring"
 
@@ -72,6 +73,10 @@ def restore(folder: Path, data_dir: Path, *, at: str = "", say: Say = print) -> 
                 f"{chain.folder}: {name} cannot be restored: {lines}{' …' if len(faults) > 3 else ''}"
             )
         manifest = chain.manifest(name)
+        if manifest.migration > (newest := migrations()[-1].number):
+            raise UserError(
+                f"{name}: its tables are at migration {manifest.migration}, this program knows {newest}: use a newer one"
+            )
         target = data_dir.with_name(data_dir.name + _SUFFIX)
         if target.exists() and owner_pid(target) is not None:
             raise UserError(f"{target}: another restore is at work there")

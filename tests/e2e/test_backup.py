@@ -22,7 +22,7 @@ from compose.backup.chain import Chain
 from compose.backup.restore import restore
 from compose.embedded import parts
 from compose.embedded.parts import ROOT
-from compose.embedded.running import end
+from compose.embedded.running import DEFAULT_MODELS_DIR, end
 from compose.embedded.stack import Stack
 from runtime.compacted import CompactedTopic
 from runtime.settings import Settings
@@ -94,7 +94,17 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def one_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stacks that serve this model only: each model is one more interpreter with torch to start."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(DEFAULT_MODELS_DIR / MODEL, folder / MODEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIDEMILL_MODELS_DIR", str(folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def running(one_model: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("original") / "data", services=SERVICES) as stack:
         yield stack
 
