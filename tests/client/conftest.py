@@ -9,17 +9,22 @@ import time
 from collections.abc import Iterator
 
 import msgspec
+import pyarrow as pa
 import pytest
+from confluent_kafka import Message
 
 from compose.embedded.kafka import Kafka, KafkaProbe
 from compose.embedded.ports import free_ports
 from compose.embedded.process import NotReady
 from compose.setup import wanted_topics
+from runtime.headers import pairs, text
 from runtime.kafka import admin, consumer, create_topics, topic_ids
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
+from schemas.arrow import PREDICTIONS, decode_batch, encode_batch
+from schemas.formats import ARROW_TYPE
 from schemas.identity import prediction_id
-from schemas.requests import Prediction, Rejected
+from schemas.requests import CONTENT_TYPE, Prediction, Rejected
 from schemas.spec import decode_spec
 from tidemill import Client
 
@@ -88,12 +93,12 @@ class Answerer(threading.Thread):
                 continue
             self._producer.begin()
             for message in [first, *self._consumer.consume(1000, 0.0)]:
-                partition = message.partition() or 0
-                id_ = prediction_id(message.timestamp()[1], self._topic_id, partition, message.offset() or 0)
-                answer = self._answer(str(id_), message.value() or b"")
+                kind = text(pairs(message.headers()), CONTENT_TYPE)
                 self._producer.produce(
-                    f"predictions.{MODEL}", msgspec.json.encode(answer), message.key(), partition=partition
-                )
+                    f"predictions.{MODEL}",
+                    self._answers(message) if kind == ARROW_TYPE else msgspec.json.encode(self._answer(message)),
+                    message.key(), [(CONTENT_TYPE, kind.encode())], message.partition() or 0,
+                )  # fmt: skip
             self._producer.commit()
         self._consumer.close()
 
@@ -101,7 +106,24 @@ class Answerer(threading.Thread):
         self._ended.set()
         self.join()
 
-    def _answer(self, id_: str, value: bytes) -> Prediction:
+    def _id(self, message: Message, row: int = 0) -> str:
+        place = message.partition() or 0, message.offset() or 0
+        return str(prediction_id(message.timestamp()[1], self._topic_id, *place, row))
+
+    def _answers(self, message: Message) -> bytes:
+        rows = [
+            {
+                "prediction_id": self._id(message, number), "request_id": row["request_id"], "model": MODEL, "status": "answered",
+                "version": "1.0", "arm": "champion", "propensity": 1.0, "label": "red" if row["x"] > 0.5 else "blue",
+                "score": row["x"], "scores": [1 - row["x"], row["x"]], "reason": "", "field": "", "expected": "",
+                "message": "", "attempt": 0,
+            }
+            for number, row in enumerate(decode_batch(message.value() or b"").to_pylist())
+        ]  # fmt: skip
+        return encode_batch(pa.RecordBatch.from_pylist(rows, PREDICTIONS))
+
+    def _answer(self, message: Message) -> Prediction:
+        id_, value = self._id(message), message.value() or b""
         try:
             request = msgspec.json.decode(value)
             features = request.get("features", request)

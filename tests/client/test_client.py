@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
 
+import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 
 from runtime.headers import pairs, text
 from runtime.kafka import consumer
 from runtime.settings import Settings
+from schemas.arrow import decode_batch
 from schemas.errors import Outage, UnknownModel, UserError
 from schemas.feedback import decode_feedback
 from schemas.spec import decode_spec
@@ -41,30 +42,32 @@ def test_a_request_knows_its_predictions_id_once_it_is_sent(client: Client) -> N
     assert [answer.label for answer in answers] == ["blue"] * 6 + ["red"] * 4
 
 
-def test_a_batch_is_a_request_per_row(client: Client) -> None:
+def test_a_batch_is_a_prediction_per_row_in_few_records(client: Client, settings: Settings) -> None:
+    run = uuid.uuid4().hex
+    columns = {
+        "x": np.array([0.1, 0.9, 0.2, 0.8, 0.7], np.float32),
+        "request_id": [f"{run}-{i}" for i in range(5)],
+    }
     with client.predictions(MODEL) as reader:
-        run = uuid.uuid4().hex
-        rows = client.produce_batch(
-            MODEL,
-            {"x": [0.1, 0.9]},
-            keys=["a", "b"],
-            request_ids=[f"{run}-0", f"{run}-1"],
-            timestamps_ms=[1_700_000_000_000, 1_700_000_000_001],
+        sent = client.produce_batch(
+            MODEL, columns, key="a", timestamp_ms=1_700_000_000_000, rows_per_record=2
         )
+        assert sent.prediction_ids == [""] * 5
         client.flush()
-        labels: dict[str, str] = {}
-        deadline = time.monotonic() + 20
-        while len(labels) < 2 and time.monotonic() < deadline:
-            for answer in reader.read(0.5):
-                assert answer.requested_ms in (1_700_000_000_000, 1_700_000_000_001)
-                labels[answer.prediction.request_id] = answer.prediction.label
-    assert rows == 2
-    assert labels == {f"{run}-0": "blue", f"{run}-1": "red"}
+        answers = reader.wait_for(sent.prediction_ids)
+    assert sent.rows == 5
+    assert [answer.request_id for answer in answers] == columns["request_id"]
+    assert [answer.label for answer in answers] == ["blue", "red", "blue", "red", "red"]
+    mine = [value for key, _, value in _records(settings, f"requests.{MODEL}") if key == b"a"]
+    assert [decode_batch(value).num_rows for value in mine] == [2, 2, 1]
 
 
-def test_columns_of_different_lengths_are_refused(client: Client) -> None:
-    with pytest.raises(UserError, match="keys: found 1 rows, expected 2"):
-        client.produce_batch(MODEL, {"x": [0.1, 0.9]}, keys=["a"])
+def test_columns_that_make_no_table_are_refused(client: Client) -> None:
+    with pytest.raises(UserError, match="columns: not a table"):
+        client.produce_batch(MODEL, {"x": [0.1, 0.9], "request_id": ["a"]})
+    with pytest.raises(UserError, match="1 rows take"):
+        client.produce_batch(MODEL, {"text": ["a" * 5_000_000]})
+    assert client.produce_batch(MODEL, {"x": []}).rows == 0
 
 
 def test_retained_predictions_can_be_read_from_the_start(client: Client) -> None:
@@ -119,7 +122,8 @@ def test_what_is_no_json_and_what_is_too_large_is_refused_at_once(client: Client
 
 
 def test_a_record_that_the_broker_refuses_is_told_by_flush(client: Client) -> None:
-    client.produce(MODEL, os.urandom(3_000_000))  # random, or it would shrink below the limit
+    # Random, or it would shrink below the limit.
+    client.feedback(MODEL, request_id="r", comment=os.urandom(3_000_000).hex())
     with pytest.raises(Outage, match="not delivered"):
         client.flush()
 
