@@ -153,8 +153,11 @@ class Gateway:
             if model.route is not None and not model.route.live:
                 await self._routes.confirm(model)
             while self._progress.ready_rows >= READY_ROWS:
-                self._committed.clear()
-                await self._committed.wait()
+                # Rows also go without a commit: a partition is revoked, a transaction is lost.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SEC):
+                        self._committed.clear()
+                        await self._committed.wait()
             batch = model.take(self._progress)
             if batch:
                 await self._serve(model, batch)
