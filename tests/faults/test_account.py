@@ -1,0 +1,182 @@
+"""The account notices each thing that can go wrong with an answer, a row and a chain of labels."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from confluent_kafka import Consumer
+
+from benchmarks.faults import outcomes, rows, verify
+from benchmarks.faults.load import Ledger
+from benchmarks.faults.verify import Account, Sent
+from schemas.arrow import encode_batch
+
+SEED, SENT, PARTITION = 5, 2000, 1
+NO_READER = cast(Consumer, None)
+Answers = list[dict[str, Any]]
+
+
+class Record:
+    """A Kafka record, as far as it is read here."""
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def value(self) -> bytes:
+        return self._value
+
+
+@pytest.fixture(scope="module")
+def sent() -> Sent:
+    ledger = Ledger(SEED)
+    ledger.generation(uuid.uuid4())
+    ledger.sent = SENT
+    keys = rows.keys(SEED, np.arange(SENT)) % rows.PARTITIONS
+    for partition in range(rows.PARTITIONS):
+        mine = np.flatnonzero(keys == partition)
+        ledger.offsets[mine] = np.arange(len(mine))
+        ledger.timestamps_ms[mine] = 1_700_000_000_000 + mine
+    return verify.sent_to(ledger, PARTITION)
+
+
+@pytest.fixture
+def answers(sent: Sent) -> Answers:
+    """The right answers."""
+    found: Answers = []
+    for place, row in enumerate(sent.rows.tolist()):
+        kind = int(rows.poison_kinds(SEED, np.array([row]))[0])
+        one: dict[str, Any] = {"prediction_id": str(uuid.UUID(bytes=sent.ids[place : place + 1].tobytes()))}
+        if kind == rows.GOOD:
+            one |= {"request_id": str(row), "version": "1.0", "label": "yes"}
+        else:
+            one |= {"rejected": {"reason": rows.POISON[kind].reason}}
+        found.append(one)
+    return found
+
+
+def account_of(monkeypatch: pytest.MonkeyPatch, sent: Sent, answers: Answers) -> Account:
+    def records(*_: object) -> Iterator[list[Record]]:
+        for start in range(0, len(answers), 100):
+            yield [Record(json.dumps(answer).encode()) for answer in answers[start : start + 100]]
+
+    monkeypatch.setattr(verify, "partition_records", records)
+    account = Account()
+    verify._answers(NO_READER, PARTITION, sent, SEED, account)
+    return account
+
+
+def test_the_right_answers_are_right(monkeypatch: pytest.MonkeyPatch, sent: Sent, answers: Answers) -> None:
+    account = account_of(monkeypatch, sent, answers)
+    assert account.broken == {}
+    assert account.answered == sum("rejected" not in answer for answer in answers)
+
+
+def swap(answers: Answers) -> None:
+    answers[150], answers[151] = answers[151], answers[150]
+
+
+def swap_across_batches(answers: Answers) -> None:
+    answers[99], answers[100] = answers[100], answers[99]
+
+
+def other_reason(answers: Answers) -> None:
+    next(answer for answer in answers if "rejected" in answer)["rejected"]["reason"] = "inference_failed"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "broken"),
+    [
+        (lambda answers: answers.pop(17), {"lost": 1}),
+        (lambda answers: answers.insert(18, answers[17]), {"duplicated": 1}),
+        (lambda answers: answers.append(answers[0]), {"duplicated": 1, "misordered": 1}),
+        (lambda answers: answers.append({"prediction_id": str(uuid.uuid4())}), {"unrequested": 1}),
+        (swap, {"misordered": 1}),
+        (swap_across_batches, {"misordered": 1}),
+        (other_reason, {"wrong": 1}),
+        (lambda answers: answers[17].update(request_id="18"), {"wrong": 1}),
+        (lambda answers: answers[17].update(version="2.0"), {"wrong": 1}),
+    ],
+)
+def test_a_spoiled_answer_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, sent: Sent, answers: Answers, spoil: Callable[[Answers], None], broken: dict[str, int]
+) -> None:  # fmt: skip
+    assert "rejected" not in answers[17]
+    spoil(answers)
+    assert account_of(monkeypatch, sent, answers).broken == broken
+
+
+def table(sent: Sent, **changes: Any) -> pa.Table:
+    """The live rows of the partition's first 50 requests, all answered `yes`."""
+    n = 50
+    columns: dict[str, Any] = {
+        "prediction_id": pa.array([sent.ids[i : i + 1].tobytes() for i in range(n)], pa.binary(16)),
+        "offset": np.arange(n),
+        "live": [True] * n,
+        "answered": [True] * n,
+        "label": ["yes"] * n,
+        "version": ["1.0"] * n,
+    }
+    return pa.table(columns | changes)
+
+
+def compared(sent: Sent, found: pa.Table) -> Account:
+    account = Account()
+    said = np.ones(len(sent.rows), np.int8)
+    verify._compare(sent, np.arange(50), found, said, account, outcomes.Expected(SENT))
+    return account
+
+
+def test_the_right_rows_are_right(sent: Sent) -> None:
+    assert compared(sent, table(sent)).broken == {}
+
+
+def test_a_missing_a_repeated_and_a_torn_row_are_noticed(sent: Sent) -> None:
+    right = table(sent)
+    assert compared(sent, right.slice(1)).broken == {"lost": 1}
+    assert compared(sent, pa.concat_tables([right, right.slice(7, 2)])).broken == {"duplicated": 2}
+    assert compared(sent, table(sent, label=["no"] + ["yes"] * 49)).broken == {"torn": 1}
+    assert compared(sent, table(sent, version=["2.0"] + ["1.0"] * 49)).broken == {"torn": 1}
+    assert compared(sent, table(sent, answered=[False] + [True] * 49)).broken == {"torn": 1}
+    assert compared(sent, table(sent, offset=np.r_[1, np.arange(1, 50)])).broken == {
+        "unrequested": 1,
+        "lost": 1,
+    }
+
+
+def test_a_repeated_copy_is_noticed(sent: Sent) -> None:
+    copies = table(sent, live=[False] * 50, version=["2.0"] * 50)
+    assert compared(sent, pa.concat_tables([table(sent), copies])).broken == {}
+    assert compared(sent, pa.concat_tables([table(sent), copies, copies.slice(3, 1)])).broken == {
+        "shadow_duplicated": 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("revisions", "newest", "mismatch"),
+    [([0, 1, 2], 2, 0), ([0, 0, 1], 1, 2), ([0, 2], 2, 1), ([1, 0], 1, 3), ([0, 1], 0, 1)],
+)
+def test_a_broken_chain_of_revisions_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, revisions: list[int], newest: int, mismatch: int
+) -> None:
+    batch = pa.record_batch(
+        {
+            "model": [rows.MODEL] * len(revisions),
+            "feedback_id": ["3-0"] * len(revisions),
+            "role": ["live"] * len(revisions),
+            "revision": pa.array(revisions, pa.uint32()),
+        }
+    )
+
+    def records(_reader: object, _topic: str, partition: int) -> Iterator[list[Record]]:
+        yield [Record(encode_batch(batch))] if partition == 0 else []
+
+    monkeypatch.setattr(outcomes, "partition_records", records)
+    account = Account()
+    place_of = np.full(10, -1)
+    place_of[3] = 0
+    outcomes._chains(NO_READER, place_of, np.array([[newest], [-1]]), account)
+    assert account.outcomes_mismatch == mismatch
