@@ -63,7 +63,7 @@ def emit(
     rows = admitted.rows
     runs = record_runs(slices, admitted.origins)
     ids = row_ids(admitted, runs)
-    values = _values(spec, admitted, id_texts(ids), request_ids, accepted, answers, rejections)
+    values = _values(spec, admitted, ids, request_ids, accepted, answers, rejections)
     observations, row_of = observation_rows(
         spec, admitted, ids, runs, request_ids, accepted, answers, rejections,
         revision=revision, observed_ms=observed_ms,
@@ -106,7 +106,7 @@ def emit(
 def _values(
     spec: ModelSpec,
     admitted: Admitted,
-    ids: list[bytes],
+    ids: NDArray[np.void],
     request_ids: dict[int, str],
     accepted: NDArray[np.int64],
     answers: list[Answer],
@@ -118,7 +118,7 @@ def _values(
     arrow = {record for record, name in formats.items() if name == "arrow"}
     values: list[bytes] = []
     if len(arrow) < len(admitted.values):
-        values = prediction_values(spec, ids, request_ids, accepted, answers, rejections, attempts)
+        values = prediction_values(spec, id_texts(ids), request_ids, accepted, answers, rejections, attempts)
     if not formats:
         return values
     batch = None

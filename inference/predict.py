@@ -20,11 +20,16 @@ _encoder: Final = msgspec.json.Encoder()
 _DIGITS: Final = np.array([place for place in range(36) if place not in (8, 13, 18, 23)])
 
 
-def id_texts(ids: NDArray[np.void]) -> list[bytes]:
-    """UUIDs as ASCII text, 8-4-4-4-12 hex digits."""
+def id_characters(ids: NDArray[np.void]) -> NDArray[np.uint8]:
+    """UUIDs as ASCII text, 8-4-4-4-12 hex digits: [n, 36]."""
     texts = np.full((len(ids), 36), ord("-"), np.uint8)
     texts[:, _DIGITS] = np.frombuffer(ids.tobytes().hex().encode(), np.uint8).reshape(len(ids), 32)
-    return texts.view("S36").ravel().tolist()
+    return texts
+
+
+def id_texts(ids: NDArray[np.void]) -> list[bytes]:
+    """UUIDs as ASCII text, 8-4-4-4-12 hex digits."""
+    return id_characters(ids).view("S36").ravel().tolist()
 
 
 def prediction_values(

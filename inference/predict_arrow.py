@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from inference.infer import Answer
 from inference.observe import constant
+from inference.predict import id_characters
 from schemas.arrow import F32S, PREDICTIONS
 from schemas.errors import Rejection
 from schemas.spec import ModelSpec
@@ -21,7 +22,7 @@ SHOWN_CHARS: Final = 100
 
 def prediction_rows(
     spec: ModelSpec,
-    ids: Sequence[bytes],
+    ids: NDArray[np.void],
     request_ids: Mapping[int, str],
     accepted: NDArray[np.int64],
     answers: Sequence[Answer],
@@ -53,7 +54,7 @@ def prediction_rows(
     labels = [*(spec.classes or [""] * outputs), ""]
     widths = np.where(refused, 0, outputs).astype(np.int32)
     columns = {
-        "prediction_id": pa.array(ids, pa.binary()).cast(pa.string()),
+        "prediction_id": _id_texts(ids),
         "request_id": (
             pa.array([request_ids.get(row, "") for row in range(n)], pa.string()) if request_ids else constant("", n)
         ),
@@ -72,6 +73,11 @@ def prediction_rows(
         "attempt": pa.array(attempts),
     }  # fmt: skip
     return pa.RecordBatch.from_arrays([columns[name] for name in PREDICTIONS.names], schema=PREDICTIONS)
+
+
+def _id_texts(ids: NDArray[np.void]) -> pa.StringArray:
+    ends = pa.py_buffer(np.arange(len(ids) + 1, dtype=np.int32) * np.int32(36))
+    return pa.Array.from_buffers(pa.string(), len(ids), [None, ends, pa.py_buffer(id_characters(ids))])
 
 
 def _why(n: int, rejections: Mapping[int, Rejection]) -> dict[str, pa.Array]:
