@@ -33,8 +33,10 @@ from inference.versions import Version
 from schemas.events import Arm
 from schemas.spec import ModelSpec, decode_spec
 
-REPEATS: Final = 15
-QUICK_REPEATS: Final = 5
+STEP_SEC: Final = 2.0
+QUICK_STEP_SEC: Final = 0.3
+"""How long each step is repeated; the least counts."""
+LEAST_REPEATS: Final = 3
 AT_MS: Final = 1_700_000_000_000
 
 
@@ -61,11 +63,11 @@ AT_MS: Final = 1_700_000_000_000
 )
 def command(subject: str, kind: Format, seed: int, quick: bool, as_json: bool) -> None:
     """CPU of each step of the gateway, in microseconds a row."""
-    show(measure(subject, kind, seed, QUICK_REPEATS if quick else REPEATS), as_json)
+    show(measure(subject, kind, seed, QUICK_STEP_SEC if quick else STEP_SEC), as_json)
 
 
-def measure(subject: str, kind: Format, seed: int, repeats: int) -> Result:
-    """The least CPU time of each step over `repeats`: what disturbs a run only adds."""
+def measure(subject: str, kind: Format, seed: int, step_sec: float) -> Result:
+    """The least CPU time of each step while it is repeated for `step_sec`: what disturbs a run only adds."""
     spec = decode_spec(SUBJECTS[subject].spec_toml(), subject)
     pool = bodies(spec, kind, seed)
     records = max(1, spec.serve.max_batch_rows // pool.rows_per_record)
@@ -78,7 +80,7 @@ def measure(subject: str, kind: Format, seed: int, repeats: int) -> Result:
         for i in range(records)
     ]  # fmt: skip
     rows = records * pool.rows_per_record
-    found = _steps(spec, messages, rows, repeats)
+    found = _steps(spec, messages, rows, step_sec)
     figures: dict[str, Any] = {
         "subject": subject, "format": kind, "batch_rows": rows,
         "us_per_row": {name: round(value, 3) for name, value in found.items()},
@@ -87,7 +89,7 @@ def measure(subject: str, kind: Format, seed: int, repeats: int) -> Result:
     return Result("steps", figures, [Line(name, [value], "µs/row") for name, value in found.items()], seed)
 
 
-def _steps(spec: ModelSpec, messages: list[Message], rows: int, repeats: int) -> dict[str, float]:
+def _steps(spec: ModelSpec, messages: list[Message], rows: int, step_sec: float) -> dict[str, float]:
     """Step → µs a row, each on what the one before it left."""
     columns = sample(spec, rows, np.random.default_rng(0))
     state = fit(spec, columns)
@@ -132,8 +134,8 @@ def _steps(spec: ModelSpec, messages: list[Message], rows: int, repeats: int) ->
         "of it: ids and their text": lambda: id_texts(row_ids(admitted, runs)),
         "of it: observations as Arrow": observe,
     }
-    found = {name: _cpu_us(step, repeats) for name, step in steps.items()}
-    found["hand the answers to the Kafka client"] = min(_enqueue_us(output) for _ in range(repeats))
+    found = {name: _cpu_us(step, step_sec) for name, step in steps.items()}
+    found["hand the answers to the Kafka client"] = _least(lambda: _enqueue_us(output), step_sec)
     return {name: spent / rows for name, spent in found.items()}
 
 
@@ -149,11 +151,22 @@ def _enqueue_us(output: Output) -> float:
     return spent * 1e6
 
 
-def _cpu_us(step: Callable[[], object], repeats: int) -> float:
-    """The least CPU time of this thread in `repeats` runs, after one that warms."""
-    spent = []
-    for _ in range(repeats + 1):
+def _cpu_us(step: Callable[[], object], step_sec: float) -> float:
+    """The least CPU time of this thread of those within `step_sec`, after one that warms."""
+
+    def run() -> float:
         started = time.thread_time()
         step()
-        spent.append(time.thread_time() - started)
-    return min(spent[1:]) * 1e6
+        return (time.thread_time() - started) * 1e6
+
+    run()
+    return _least(run, step_sec)
+
+
+def _least(run: Callable[[], float], step_sec: float) -> float:
+    """The least of what `run` says, over at least `LEAST_REPEATS` and about `step_sec`."""
+    found: list[float] = []
+    until = time.monotonic() + step_sec
+    while len(found) < LEAST_REPEATS or time.monotonic() < until:
+        found.append(run())
+    return min(found)
