@@ -16,6 +16,7 @@ from schemas.spec import BoolFeature, CategoryFeature, FloatFeature, IntFeature,
 
 MISSING: Final = "missing"
 OTHER: Final = "other"
+_NO_TEXTS: Final = pa.array([], pa.string())
 
 
 def segments(spec: ModelSpec, columns: Columns) -> pa.ListArray:
@@ -24,13 +25,16 @@ def segments(spec: ModelSpec, columns: Columns) -> pa.ListArray:
     `feature:n` gives equal ranges such as `period=0.25..0.5` (the lower edge belongs to the range, values outside to the
     first or last one); a category its value or `other`; a bool `true` or `false`; what is missing `feature=missing`.
     """
+    if not spec.monitor.segments:
+        none = pa.py_buffer(bytes(4 * (columns.rows + 1)))
+        return pa.Array.from_buffers(STRINGS, columns.rows, [None, none], children=[_NO_TEXTS])
     labels: list[str] = []
     places: list[NDArray[np.int64]] = []
     for segment in spec.monitor.segments:
         names, which = _segment(spec, segment, columns)
         places.append(which + len(labels))
         labels += names
-    flat = np.stack(places, axis=1).ravel() if places else np.zeros(0, np.int64)
+    flat = np.stack(places, axis=1).ravel()
     offsets = np.arange(columns.rows + 1, dtype=np.int32) * len(places)
     values = pa.array(labels, pa.string()).take(pa.array(flat))
     return pa.ListArray.from_arrays(pa.array(offsets), values, type=STRINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,11 +96,12 @@ class _OfRow:
 
     def columns(self, which: NDArray[np.int64]) -> dict[str, pa.Array]:
         n = len(which)
+        # Nothing is to be chosen where all rows are wanted, each the only one of its record: the usual case.
         everything = n == len(self.ids)
-        records = self.rows.record[which]
         one_to_one = everything and self.rows.single
+        records: Any = slice(None) if one_to_one else self.rows.record[which]
         return {
-            "prediction_id": _uuids(self.ids[which]),
+            "prediction_id": _uuids(self.ids if everything else self.ids[which]),
             "request_id": _strings(self.request_ids, None if everything else which, n),
             "entity": _strings(self.entities, None if one_to_one else records, n),
             "topic_id": _uuids(self.topic_ids[records]),
@@ -203,6 +205,7 @@ def _batch(columns: dict[str, Any]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([columns[name] for name in OBSERVATIONS.names], schema=OBSERVATIONS)
 
 
+@functools.lru_cache(maxsize=32)
 def constant(text: str, n: int) -> pa.Array:
     """`text`, n times."""
     if not text:
