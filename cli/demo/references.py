@@ -18,13 +18,13 @@ Labels = NDArray[np.int64]
 Progress = Callable[[str, float], None]
 
 
-def available(first: int, rows: int, delay: int) -> Iterator[tuple[slice, int]]:
-    """Stretches of the replayed rows, each with how many rows have a label when it begins.
+def available(first: int, rows: int, delay: int, refits: int = REFITS) -> Iterator[tuple[slice, int]]:
+    """`refits` stretches of the replayed rows, each with how many rows have a label when it begins.
 
     >>> list(available(first=10, rows=14, delay=1))[:2]
     [(slice(10, 11, None), 10), (slice(11, 12, None), 10)]
     """
-    edges = np.unique(np.linspace(first, rows, REFITS + 1).astype(int))
+    edges = np.unique(np.linspace(first, rows, refits + 1).astype(int))
     for start, end in itertools.pairwise(edges):
         yield slice(int(start), int(end)), max(int(start) - delay, first)
 

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from cli.demo import measures, page, references
 from cli.demo.memory import PeakMemory
+from cli.demo.refit import REFITS, scheduled_refit
 from cli.train import from_now_on, order_for, send, wait_for_version
 from compose.embedded import parts
 from compose.embedded.running import owner_pid
@@ -83,7 +84,7 @@ def run(options: Options, console: Console) -> tuple[dict[str, Any], list[str]]:
             account = audit(settings, [scenario.name], wait_sec=SETTLE_SEC)
         figures = _figures(warehouse, scenario, options, replayed, account, kills, visible_ms)
         figures |= {"peak_pss_mb": round(memory.peak_mb), "setup_s": round(setup_sec, 1)}
-        right = _right(warehouse, scenario, options, console)
+        right = _right(warehouse, scenario, options, settings.models_dir, console)
         report = _report(warehouse, scenario, options, figures, right, account, kills)
         if options.keep:
             stack.detach()
@@ -248,7 +249,7 @@ def _figures(
 
 
 def _right(
-    warehouse: Warehouse, scenario: Scenario, options: Options, console: Console
+    warehouse: Warehouse, scenario: Scenario, options: Options, models_dir: Path, console: Console
 ) -> dict[str, NDArray[np.bool_]]:
     """Who was right at each row: live and frozen from ClickHouse, the references computed now."""
     rows = warehouse.query_arrow(measures.OVER_TIME, parameters={"model": scenario.name})
@@ -269,14 +270,17 @@ def _right(
     ]
     table = np.hstack(columns)
     with console.status("computing the references") as status:
+
+        def show(what: str, share: float) -> None:
+            status.update(f"computing the references: {what} {share:.0%}")
+
+        name = f"the same model, refitted {REFITS} times on the newest {first:,} labels"
+        right[name] = scheduled_refit(models_dir, scenario, codes, options.seed, show)
         for name, refit in (
             ("gradient boosting, fitted once", False),
             ("gradient boosting, refitted 20 times on all labels", True),
         ):
-            right[name] = references.boosting(
-                table, codes, first, delay, options.seed, refit,
-                lambda what, share: status.update(f"computing the references: {what} {share:.0%}"),
-            )  # fmt: skip
+            right[name] = references.boosting(table, codes, first, delay, options.seed, refit, show)
     return right
 
 
