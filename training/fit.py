@@ -2,6 +2,9 @@
 
 Deterministic: one thread, and every random number comes from the seed. AdamW or SGD at a constant learning rate (an update is too
 short for a schedule, and a full training stops early and keeps its best epoch), label smoothing for classes, Huber's loss for numbers.
+
+Embedding tables are trained by sparse gradients: a step costs what its rows hold, and not what the table holds. With AdamW they
+follow Adam lazily (an entry moves, and its moments decay, only in steps that hold it) and without weight decay.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from features.encode import Tensors
 from schemas.spec import ModelSpec
 from schemas.tensors import input_shape
+from training.lazy_adam import LazyAdam
 from training.tensors import SCORED_ROWS, batch
 
 _CALIBRATION_STEPS: Final = 60
@@ -85,28 +89,23 @@ def fit(
     """
     shape = input_shape(spec)
     order = np.random.default_rng(seed)
-    settings = spec.train.optimizer
-    optimizer: torch.optim.Optimizer
-    if settings.name == "adamw":
-        # Fused: the large table of a bag of n-grams costs a third.
-        optimizer = torch.optim.AdamW(
-            module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-    else:
-        optimizer = torch.optim.SGD(module.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizers = _optimizers(module, spec)
     loss_of = _loss(spec, examples.targets)
     curve = [_checked(module, spec, unseen, Step(epoch=0, step=0, batch_loss=None))]
     report(curve[0])
-    best, best_loss, waited, step = copy.deepcopy(module.state_dict()), np.inf, 0, 0
+    best: dict[str, Tensor] = {}
+    best_loss, waited, step = np.inf, 0, 0
     for epoch in range(1, epochs + 1):
         module.train()
         shuffled = order.permutation(len(examples))
         for start in range(0, len(shuffled), spec.train.batch_rows):
             rows = shuffled[start : start + spec.train.batch_rows]
             loss = loss_of(module(batch(shape, examples.tensors, rows)), examples.targets[rows])
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             step += 1
             line = Step(epoch=epoch, step=step, batch_loss=float(loss.detach()))
             if start + spec.train.batch_rows < len(shuffled):
@@ -123,6 +122,33 @@ def fit(
         module.load_state_dict(best)
     module.eval()
     return curve
+
+
+def _optimizers(module: nn.Module, spec: ModelSpec) -> list[torch.optim.Optimizer]:
+    """One for the tables, which give sparse gradients from now on, and one for all other weights."""
+    tables = {}
+    for part in module.modules():
+        # The gradients that torch cannot give sparse stay as they are.
+        if isinstance(part, nn.Embedding) or (isinstance(part, nn.EmbeddingBag) and part.mode != "max"):
+            part.sparse = True
+            tables[id(part.weight)] = part.weight
+    sparse = [weights for weights in tables.values() if weights.requires_grad]
+    dense = [weights for weights in module.parameters() if id(weights) not in tables]
+    settings = spec.train.optimizer
+    found: list[torch.optim.Optimizer] = []
+    if settings.name == "adamw":
+        if dense:
+            found.append(
+                torch.optim.AdamW(dense, settings.lr, weight_decay=settings.weight_decay, fused=True)
+            )
+        if sparse:
+            found.append(LazyAdam(sparse, settings.lr))
+        return found
+    if dense:
+        found.append(torch.optim.SGD(dense, settings.lr, weight_decay=settings.weight_decay))
+    if sparse:
+        found.append(torch.optim.SGD(sparse, settings.lr))
+    return found
 
 
 def logits(module: nn.Module, spec: ModelSpec, tensors: Tensors, rows: int) -> Tensor:
