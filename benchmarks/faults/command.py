@@ -57,7 +57,7 @@ ORPHAN_GRACE_SEC: Final = 30
 @click.option(
     "--orphan-after",
     "orphan_after_sec",
-    default=20,
+    default=120,
     show_default=True,
     help="The model's feedback.orphan_after_sec.",
 )
