@@ -11,11 +11,13 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from control.audit import ModelAudit, audit
+from runtime.dead_letters import origin_headers
 from runtime.kafka import admin, consumer, topic_ids
 from schemas.arrow import UUID
+from schemas.dead_letters import Origin
 from schemas.errors import UnknownModel
-from schemas.identity import prediction_ids
-from schemas.requests import Prediction
+from schemas.identity import prediction_id, prediction_ids
+from schemas.requests import Prediction, Rejected
 from tests.streams.sink.world import MODEL, World, observations, wait_for
 
 pytestmark = pytest.mark.stack
@@ -77,6 +79,59 @@ def test_the_audit_proves_a_whole_account_and_sees_each_fault(world: World) -> N
     assert broken.examples["duplicated"] == [ids[7].hex]
     assert broken.examples["observations_missing"] == [ids[9].hex]
     assert not broken.ok
+
+
+def test_attempts_are_accounted_for_apart_and_analysts_see_the_newest(world: World) -> None:
+    topic, redrives = f"requests.{MODEL}", f"redrives.{MODEL}"
+    at_ms = 1_700_000_000_000
+    offset = world.produce(topic, b'{"a": 1}', timestamp=at_ms)
+    topic_id = topic_ids(admin(world.settings), [topic])[topic]
+    made = prediction_id(at_ms, topic_id, 0, offset)
+    origin = Origin(topic=topic, topic_id=topic_id, partition=0, offset=offset, timestamp_ms=at_ms, attempt=1)
+    again = world.produce(redrives, b'{"a": 1}', headers=origin_headers(origin))
+    answers = (
+        Prediction(prediction_id=str(made), model=MODEL, rejected=Rejected(reason="missing_field")),
+        Prediction(prediction_id=str(made), model=MODEL, label="up", attempt=1),
+    )
+    first = observations(topic_id, offset, 1, at_ms=at_ms)
+    names = first.schema.names
+    rejected = pa.array(["rejected"], pa.string())
+    rows = [
+        first.set_column(names.index("status"), first.schema.field("status"), rejected),
+        first.set_column(names.index("attempt"), first.schema.field("attempt"), pa.array([1], pa.uint8())),
+    ]
+    for answered in answers:
+        world.produce(f"predictions.{MODEL}", msgspec.json.encode(answered))
+    world.transaction(rows)
+    member = consumer(world.settings, "gateway")
+    member.commit(
+        offsets=[TopicPartition(topic, 0, offset + 1), TopicPartition(redrives, 0, again + 1)],
+        asynchronous=False,
+    )
+    member.close()
+    world.sink()
+    wait_for(
+        lambda: world.count(f"count() FROM internal.observations WHERE prediction_id = '{made}'") == 2,
+        "both attempts",
+    )
+    found = account(world)
+    assert (found.redriven, found.redriven_answered, found.redriven_rejected, found.redrive_faults) == (
+        1,
+        1,
+        0,
+        0,
+    )
+    seen = world.client.query(
+        f"SELECT status, attempt FROM default.predictions WHERE prediction_id = '{made}'"
+    ).result_rows
+    assert seen == [("answered", 1)]
+    assert world.count(f"count() FROM internal.prediction_lookup WHERE prediction_id = '{made}'") == 1
+
+    world.produce(f"predictions.{MODEL}", msgspec.json.encode(answers[1]))
+    before = found.duplicated
+    broken = account(world, wait_sec=0)
+    assert (broken.redrive_faults, broken.duplicated) == (1, before)
+    assert broken.examples["redrive: duplicated"] == [made.hex]
 
 
 def test_a_model_without_a_spec_is_one_line(world: World) -> None:
