@@ -136,7 +136,8 @@ def _join(
                 output.state[key] = candidate.label.received
                 output.waits[key] = candidate.label.received, name_of(spec.name, candidate.label)
                 output.results[spec.name, "waiting"] += 1
-    accepted, changed = decide(joined, found.known)
+    # What redriven and ordinary feedback of one step says of the same prediction.
+    accepted, changed = decide(joined, {**found.known, **output.known} if output.known else found.known)
     output.known |= changed
     _count(accepted, len(joined), spec, output)
     for source, part in _by_source(accepted).items():

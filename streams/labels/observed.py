@@ -154,7 +154,11 @@ class Observed:
 
     def add(self, batch: pa.RecordBatch) -> Names | None:
         """Take over one record of `observations`, which is of one model; None if nothing in it was answered."""
-        answered = np.flatnonzero(pc.equal(batch.column("status"), "answered").to_numpy(zero_copy_only=False))
+        wanted = pc.equal(batch.column("status"), "answered").to_numpy(zero_copy_only=False)
+        if "attempt" in batch.schema.names:
+            # A redriven request may have been answered, and labelled, before this process took over: ClickHouse is asked.
+            wanted = wanted & (batch.column("attempt").to_numpy() == 0)
+        answered = np.flatnonzero(wanted)
         if not len(answered):
             return None
         halves = _halves(batch.column("prediction_id"))[answered]

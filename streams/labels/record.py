@@ -7,9 +7,13 @@ from typing import Final, NamedTuple, cast
 import msgspec
 from confluent_kafka import Message
 
+from runtime.dead_letters import redriven_from
 from runtime.headers import Headers, pairs
+from schemas.dead_letters import Origin
+from schemas.errors import Rejection
 from schemas.feedback import decode_feedback
 from schemas.spec import ModelSpec
+from schemas.topics import FEEDBACK, FEEDBACK_REDRIVES
 
 NEWEST_MS: Final = 10_413_791_999_999
 """ClickHouse's DateTime64 ends with the year 2299."""
@@ -70,7 +74,9 @@ def decode(received: Received, spec: ModelSpec) -> Label | None:
     feedback = decode_feedback(received.value or b"", spec)
     if feedback.kind not in ("label", "correction"):
         return None
-    at_ms = received.timestamp_ms if feedback.at_ms is None else feedback.at_ms
+    origin = origin_of(received, spec.name)
+    sent_ms = received.timestamp_ms if origin is None else origin.timestamp_ms
+    at_ms = sent_ms if feedback.at_ms is None else feedback.at_ms
     number = float("nan") if isinstance(feedback.value, str) else float(feedback.value)
     return Label(
         received=received,
@@ -81,6 +87,25 @@ def decode(received: Received, spec: ModelSpec) -> Label | None:
         truth=feedback.value if isinstance(feedback.value, str) else "",
         truth_value=number,
     )
+
+
+def origin_of(received: Received, model: str) -> Origin | None:
+    """What a redriven record was; None for an ordinary one.
+
+    Raises:
+        Rejection: it came through the redrives and does not say.
+    """
+    if received.topic != FEEDBACK_REDRIVES.for_model(model):
+        return None
+    return redriven_from(as_message(received), FEEDBACK.for_model(model))
+
+
+def known_origin(received: Received, model: str) -> Origin | None:
+    """As `origin_of`; None for a record that does not say either."""
+    try:
+        return origin_of(received, model)
+    except Rejection:
+        return None
 
 
 def as_message(received: Received) -> Message:

@@ -38,11 +38,11 @@ from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.arrow import encode_batch
 from schemas.errors import Outage, Rejection, TidemillError, UserError
 from schemas.spec import load_specs
-from schemas.topics import FEEDBACK, OBSERVATIONS, OUTCOMES, STATE
+from schemas.topics import FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, OUTCOMES, STATE
 from streams.labels.batch import Output, Stage, step
 from streams.labels.progress import EndOffsets, Ends, Place, SinkProgress
 from streams.labels.recent import Recent
-from streams.labels.record import Received, as_message, decode, receive
+from streams.labels.record import Received, as_message, decode, known_origin, receive
 from streams.labels.waiting import Entry, Name, Waiting, name_of, read_state, state_value
 from streams.labels.watch import Watch
 from warehouse.client import connect
@@ -103,7 +103,9 @@ class Labels:
         self._progress = progress
         self._ends = EndOffsets(settings)
         self._specs = {
-            FEEDBACK.for_model(name): spec for name, spec in load_specs(settings.models_dir).items()
+            topic.for_model(name): spec
+            for name, spec in load_specs(settings.models_dir).items()
+            for topic in (FEEDBACK, FEEDBACK_REDRIVES)
         }
         if not self._specs:
             raise UserError(f"{settings.models_dir}: expected at least one model folder")
@@ -209,10 +211,11 @@ class Labels:
         for key, waits in output.state.items():
             producer.produce(STATE.name, None if waits is None else state_value(waits), key)
         for received, rejection in output.letters:
+            model = self._specs[received.topic].name
             produce_dead_letter(
                 producer, as_message(received), rejection,
-                stage=NAME, model=self._specs[received.topic].name,
-                topic_id=self._stage.topic_ids[received.topic], now_ms=self._joined_ms,
+                stage=NAME, model=model, topic_id=self._stage.topic_ids[received.topic], now_ms=self._joined_ms,
+                origin=known_origin(received, model),
             )  # fmt: skip
         moved = [
             TopicPartition(*place, offset) for place, offset in places.items() if offset != self._next[place]
