@@ -42,4 +42,6 @@ class LazyAdam(torch.optim.Optimizer):
         state["second"].index_copy_(0, rows, second)
         rate = lr / (1 - BETAS[0] ** state["step"])
         deviation = second.sqrt_().div_((1 - BETAS[1] ** state["step"]) ** 0.5).add_(EPSILON)
-        table.index_add_(0, rows, first.div_(deviation), alpha=-rate)
+        # The rows of a coalesced gradient are distinct, and copying is several times as fast as adding.
+        moved = table.index_select(0, rows).addcdiv_(first, deviation, value=-rate)
+        table.index_copy_(0, rows, moved)
