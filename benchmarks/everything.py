@@ -22,9 +22,9 @@ from benchmarks import (
     steps,
     throughput,
 )
-from benchmarks.meter import StageFailed
 from benchmarks.report import Result, as_object, progress, show
 from compose.embedded.parts import ROOT
+from schemas.errors import TidemillError
 
 FOLDER: Final = ROOT / "report" / "bench"
 
@@ -83,7 +83,7 @@ def command(folder: Path, seed: int, quick: bool, as_json: bool) -> None:
         progress(f"== {name} ==")
         try:
             result = measure(quick, seed)
-        except StageFailed as error:
+        except TidemillError as error:
             failed[name] = str(error)
             progress(f"{name} failed: {error}")
             continue

@@ -36,7 +36,7 @@ INSERT INTO internal.observations
     (prediction_id, model, entity, role, arm, version, propensity, status, requested_at, observed_at, label, score, scores, numbers)
 SELECT
     toUUID(concat(
-        substring(hex(at_ms), 5, 8), '-', substring(hex(at_ms), 13, 4), '-7', substring(random, 1, 3), '-a', substring(random, 4, 3), '-',
+        substring(hex(at_ms), 1, 8), '-', substring(hex(at_ms), 9, 4), '-7', substring(random, 1, 3), '-a', substring(random, 4, 3), '-',
         substring(random, 7, 12)
     )),
     {model:String}, concat('entity-', toString(number % 100000)), 'live', 'champion', '1.0', 1, 'answered',
@@ -54,9 +54,7 @@ FROM (
     type=click.IntRange(min=10_000),
     help=f"Predictions in ClickHouse.  [default: {PREDICTIONS:,}]",
 )
-@click.option(
-    "--labels", "count", type=click.IntRange(min=1000), help=f"Labels of a turn.  [default: {LABELS:,}]"
-)
+@click.option("--labels", type=click.IntRange(min=1000), help=f"Labels of a turn.  [default: {LABELS:,}]")
 @click.option(
     "--turns",
     type=click.IntRange(min=1),

@@ -114,7 +114,7 @@ def _through(at: Bench, pool: Bodies, rate: float, sec: float, topic: str) -> tu
     file = at.folder / "pace.msgpack"
     file.write_bytes(
         msgspec.msgpack.encode(
-            Pace(request_topic(MODEL), rate, WARM_SEC + sec, list(pool.values), pool.headers)
+            Pace(request_topic(MODEL), rate, WARM_SEC + sec, list(pool.values), list(pool.headers))
         )
     )
     client = _reader(at, topic)

@@ -130,7 +130,9 @@ def grows(samples: Sequence[Sample], per_sec: float) -> bool:
 def _step(at: Bench, pool: Bodies, per_sec: float, step_sec: float) -> Step:
     topic = request_topic(MODEL)
     file = at.folder / "pace.msgpack"
-    file.write_bytes(msgspec.msgpack.encode(Pace(topic, per_sec, step_sec, list(pool.values), pool.headers)))
+    file.write_bytes(
+        msgspec.msgpack.encode(Pace(topic, per_sec, step_sec, list(pool.values), list(pool.headers)))
+    )
     start = ends(at.settings, topic)
     backlog = Backlog(topic, start, start, 1)
     client = connect(at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password)

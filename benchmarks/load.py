@@ -44,7 +44,7 @@ class Bodies:
 
     values: Sequence[bytes]
     rows_per_record: int
-    headers: Headers
+    headers: Sequence[tuple[str, bytes]]
 
     @property
     def record_bytes(self) -> float:
@@ -61,7 +61,7 @@ def bodies(spec: ModelSpec, kind: Format, seed: int) -> Bodies:
     width_bytes = 12 * len(spec.numbers) + 4096 * len(spec.texts)
     count = max(64, min(DISTINCT_ROWS, DISTINCT_BYTES // width_bytes))
     columns = sample(spec, count, np.random.default_rng(seed))
-    headers: Headers = [("content-type", CONTENT_TYPES[kind].encode())]
+    headers = [("content-type", CONTENT_TYPES[kind].encode())]
     if kind == "arrow":
         arrow_bytes = 4 * len(spec.numbers) + 4096 * len(spec.texts)
         per_record = max(1, min(ARROW_ROWS, ARROW_BYTES // arrow_bytes, count))
@@ -133,7 +133,7 @@ def produce_backlog(settings: Settings, topic: str, pool: Bodies, rows: int) -> 
     )
     count = max(1, rows // pool.rows_per_record)
     for key, value in itertools.islice(pool.cycle(), count):
-        send(client, topic, value, key, pool.headers)
+        send(client, topic, value, key, list(pool.headers))
     left = client.flush(120)
     if left:
         raise Outage(f"{left} of {count} records of the backlog were not delivered within 120 s")

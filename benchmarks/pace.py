@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.load import send
+from runtime.headers import Headers
 from runtime.kafka import producer
 from runtime.settings import load_settings
 
@@ -33,7 +34,7 @@ class Pace(msgspec.Struct, frozen=True):
     per_sec: float
     sec: float
     values: list[bytes]
-    headers: list[tuple[str, str | bytes | None]]
+    headers: list[tuple[str, bytes]]
 
 
 def main() -> int:
@@ -44,6 +45,7 @@ def main() -> int:
     fast = pace.per_sec > FAST_PER_SEC
     client = producer(load_settings(), **{"linger.ms": 2 if fast else 0, "delivery.report.only.error": True})
     client.list_topics(pace.topic, timeout=10)
+    headers: Headers = list(pace.headers)
     values = cycle(pace.values)
     count, sent, latest_ns = int(pace.per_sec * pace.sec), 0, 0
     gap_ns = 1e9 / pace.per_sec
@@ -53,7 +55,7 @@ def main() -> int:
         due = min(count, int((now_ns - started_ns) / gap_ns) + 1)
         while sent < due:
             due_ns = started_ns + int(sent * gap_ns)
-            send(client, pace.topic, next(values), b"%d" % due_ns, pace.headers)
+            send(client, pace.topic, next(values), b"%d" % due_ns, headers)
             latest_ns = max(latest_ns, time.monotonic_ns() - due_ns)
             sent += 1
         client.poll(0)

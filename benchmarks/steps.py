@@ -30,6 +30,7 @@ from inference.predict import id_texts
 from inference.progress import Assignment, Output, Slice
 from inference.router import ServedArm, Share
 from inference.versions import Version
+from runtime.headers import Headers
 from schemas.events import Arm
 from schemas.spec import ModelSpec, decode_spec
 
@@ -71,7 +72,7 @@ def measure(subject: str, kind: Format, seed: int, step_sec: float) -> Result:
     spec = decode_spec(SUBJECTS[subject].spec_toml(), subject)
     pool = bodies(spec, kind, seed)
     records = max(1, spec.serve.max_batch_rows // pool.rows_per_record)
-    headers = pool.headers if kind != "json" else None
+    headers: Headers | None = list(pool.headers) if kind != "json" else None
     messages = [
         Message(
             topic=f"requests.{subject}", partition=0, offset=i, key=b"entity-%d" % i, timestamp=(1, AT_MS),

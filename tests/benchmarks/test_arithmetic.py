@@ -15,6 +15,7 @@ from benchmarks.histogram import Histogram, sum_percentile_ms
 from benchmarks.live import Sample, grows
 from benchmarks.load import FORMATS, bodies
 from benchmarks.observed import Observed
+from benchmarks.pace import Pace
 from benchmarks.report import Line, Result, as_object, median, ratio
 from benchmarks.scale import REPLICAS, UTILISATION, cluster
 from benchmarks.subject import SUBJECTS
@@ -106,6 +107,12 @@ def test_the_same_seed_gives_the_same_requests_and_all_formats_hold_the_features
         assert batch.num_rows == pool.rows_per_record > 1
         names = set(batch.schema.names)
     assert names == set(spec.features)
+
+
+def test_what_a_paced_producer_is_told_can_be_read_by_it() -> None:
+    pool = bodies(spec_of("floats_8"), "json", 0)
+    pace = Pace("requests.x", 1000.0, 2.0, list(pool.values), list(pool.headers))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(pace), type=Pace) == pace
 
 
 def test_observations_made_by_hand_fit_the_schema_and_never_repeat_an_id() -> None:
