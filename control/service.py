@@ -23,7 +23,7 @@ from control.state import ModelState
 from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
-from runtime.kafka import committed_or_start, consumer
+from runtime.kafka import committed_or_start, consumer, raise_if_fenced
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
 from runtime.telemetry import counter
@@ -88,8 +88,9 @@ class ControlRoom:
         while not stop.is_set():
             messages = self._consumer.consume(_BATCH, _POLL_SEC)
             for message in messages:
-                if message.error() is not None:
-                    raise KafkaException(message.error())
+                if (error := message.error()) is not None:
+                    raise_if_fenced(error, "control")
+                    raise KafkaException(error)
                 self._take(message)
             for name, spec in self._specs.items():
                 self._order(name, *policy.on_schedule(spec, self._routes[name], self._states[name], now_ms()))

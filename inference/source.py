@@ -13,9 +13,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from inference.limits import decode_tally
 from inference.model import Fragment
 from inference.progress import Assignment, Place, Progress
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, raise_if_fenced, topic_ids
 from runtime.settings import Settings
-from schemas.errors import Fenced, Outage
+from schemas.errors import Outage
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +202,7 @@ class Source:
         self._paused = wanted
 
     def _judge(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID):
-            raise Fenced(f"another gateway has this slot: {error.str()}")
+        raise_if_fenced(error, f"{GROUP}-{self._settings.slot}")
         if error.fatal():
             raise KafkaException(error)
         log.warning("consumer: %s", error.str())

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from runtime.settings import Settings
-from schemas.errors import Outage
+from schemas.errors import Fenced, Outage
 from schemas.topics import REQUESTS, Topic
 
 log = logging.getLogger("librdkafka")
@@ -106,6 +106,18 @@ def create_topics(
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
     return created
+
+
+def raise_if_fenced(error: KafkaError, member: str) -> None:
+    """Stop whose static membership another process has taken over. Two that each come back would fence each other for ever.
+
+    Raises:
+        Fenced: `error` says so.
+    """
+    # librdkafka's consumer calls the error fatal and keeps the code that made it so for itself: only the text tells it.
+    lost_to_another = error.code() == KafkaError._FATAL and "fenced" in error.str()
+    if lost_to_another or error.code() in (KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID):
+        raise Fenced(f"{member}: another process has taken over: {error.str()}")
 
 
 def topic_ids(client: AdminClient, names: Iterable[str]) -> dict[str, uuid.UUID]:

@@ -19,11 +19,11 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from runtime.clock import now_ms
 from runtime.headers import pairs
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, raise_if_fenced, topic_ids
 from runtime.service import Health
 from runtime.settings import Settings
 from runtime.telemetry import counter, histogram, span, traceparent, tracing
-from schemas.errors import Fenced, Outage, Rejection
+from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
 from streams.sink.alerts import Alerts
 from streams.sink.inserts import insert, insert_if_missing
@@ -156,13 +156,12 @@ class Sink:
     def _took_error(
         self, error: KafkaError, partition: Partition | None, offset: int | None, now: float
     ) -> None:
+        raise_if_fenced(error, GROUP)
         if error.code() == KafkaError._PARTITION_EOF:
             if partition is not None and offset is not None and not partition.halted:
                 partition.end(offset, now)
         elif error.code() == KafkaError._AUTO_OFFSET_RESET and partition is not None:
             partition.halt(f"Kafka no longer has offset {partition.committed}: {error.str()}")
-        elif error.code() == KafkaError.FENCED_INSTANCE_ID:
-            raise Fenced(f"{GROUP}: {error.str()}")
         elif error.fatal():
             raise KafkaException(error)
         else:
@@ -224,8 +223,7 @@ class Sink:
         try:
             results = self._consumer.commit(offsets=places, asynchronous=False)
         except KafkaException as error:
-            if error.args[0].code() == KafkaError.FENCED_INSTANCE_ID:
-                raise Fenced(f"{GROUP}: {error.args[0].str()}") from error
+            raise_if_fenced(error.args[0], GROUP)
             self._health.error(f"Kafka takes no commit: {error.args[0].str()}")
             return []
         for result in results or []:
