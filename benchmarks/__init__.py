@@ -8,6 +8,7 @@ BENCHMARKS: dict[str, Command] = {
     "faults": Command(
         "benchmarks.faults.command:command", "Break everything under load, then account for every event."
     ),
+    "bugs": Command("benchmarks.faults.suite:command", "Seed bugs that the fault harness must catch, each."),
     "throughput": Command(
         "benchmarks.throughput:command", "Predictions per second from a backlog, beside the limit and peers."
     ),
@@ -27,6 +28,9 @@ BENCHMARKS: dict[str, Command] = {
     ),
     "scale": Command("benchmarks.scale:command", "One and two gateways, and a model of a cluster."),
     "memory": Command("benchmarks.memory:command", "Memory of each process, idle and under a backlog."),
+    "outage": Command(
+        "benchmarks.outage:command", "Memory of gateway and sink while Triton or ClickHouse is away."
+    ),
     "startup": Command(
         "benchmarks.startup:command", "Time until the stack is ready, and until a gateway answers."
     ),

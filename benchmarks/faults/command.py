@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -20,7 +20,7 @@ from clickhouse_connect.driver.client import Client
 from benchmarks.faults import cost as cost_of
 from benchmarks.faults import outcomes, report, schedule
 from benchmarks.faults.actions import Event, Executor
-from benchmarks.faults.bugs import BUGS
+from benchmarks.faults.bugs.table import BUGS
 from benchmarks.faults.load import Load
 from benchmarks.faults.monitor import Monitor, wait_caught_up
 from benchmarks.faults.proxy import Links
@@ -36,11 +36,22 @@ from warehouse.client import connect
 
 WARM_UP_SEC: Final = 5.0
 SECONDS_A_FAULT: Final = 3.0
-QUIET_SEC: Final = 180.0
 PROGRESS_SEC: Final = 5.0
-LABELS_SEC: Final = 60.0
 ORPHAN_GRACE_SEC: Final = 30
 """A label is looked for again after ever longer pauses: it is given up so much later at most."""
+
+
+class Patience(NamedTuple):
+    """How many seconds the harness waits for what should come by itself."""
+
+    quiet_sec: float = 180.0
+    """For the stages to catch up."""
+    labels_sec: float = 60.0
+    metrics_sec: float = outcomes.METRICS_SEC
+    audit_sec: float = 30.0
+
+
+PATIENT: Final = Patience()
 
 
 @click.command()
@@ -117,6 +128,7 @@ class Run:
         rate: float,
         orphan_after_sec: int,
         bug: str | None,
+        patience: Patience = PATIENT,
     ) -> None:
         self.events: list[Event] = []
         self._folder = folder
@@ -125,12 +137,13 @@ class Run:
         self._rate = rate
         self._orphan_after_sec = orphan_after_sec
         self._bug = bug
+        self._patience = patience
         self._recoveries: Mapping[int, Any] = {}
         self._began = 0.0
 
     def run(self, duration_sec: float) -> dict[str, Any]:
         """Load and faults, then quiet, then the account. The load lasts at least `duration_sec`."""
-        mutation = (self._bug, BUGS[self._bug].service) if self._bug else None
+        mutation = (self._bug, BUGS[self._bug].services) if self._bug else None
         with (
             Links(schedule.LINKS) as links,
             World(self._folder, links, self._orphan_after_sec, mutation) as world,
@@ -149,7 +162,7 @@ class Run:
                 monitor.close()
             say("accounting")
             account, cells = self._account(world.settings, load)
-            audited = _audit(world.settings, account, len(load.ledger.topic_ids))
+            audited = _audit(world.settings, account, len(load.ledger.topic_ids), self._patience.audit_sec)
         return report.result(
             account, self.events, self._recoveries, monitor.memory_peaks_bytes, seed=self._seed, audit=audited,
             load_sec=load_sec, cells=cells, bug=self._bug or "", problems=problems,
@@ -177,7 +190,7 @@ class Run:
             time.sleep(min(left, 0.5))
             load.check()
         # Under load: a recovery is measured by what follows, too.
-        deadline = time.monotonic() + QUIET_SEC
+        deadline = time.monotonic() + self._patience.quiet_sec
         while monitor.unrecovered and time.monotonic() < deadline:
             time.sleep(0.2)
             load.check()
@@ -187,9 +200,9 @@ class Run:
         say("quiet: waiting for the stages to catch up")
         client = _warehouse(settings)
         try:
-            wait_caught_up(settings, ("gateway", "sink", "labels"), QUIET_SEC)
-            outcomes.wait_for_labels(client, self._seed, load.ledger.sent, LABELS_SEC)
-            wait_caught_up(settings, ("labels", "sink"), QUIET_SEC)
+            wait_caught_up(settings, ("gateway", "sink", "labels"), self._patience.quiet_sec)
+            outcomes.wait_for_labels(client, self._seed, load.ledger.sent, self._patience.labels_sec)
+            wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
         except TimeoutError as error:
             return [str(error)]
         finally:
@@ -203,7 +216,7 @@ class Run:
         given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         try:
             account = verify(reader, client, load.ledger, load.base_ms, given_up_ms)
-            counted = outcomes.wait_for_metrics(client)
+            counted = outcomes.wait_for_metrics(client, self._patience.metrics_sec)
         finally:
             reader.close()
             client.close()
@@ -229,9 +242,9 @@ def _warehouse(settings: Settings) -> Client:
     return connect(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password)
 
 
-def _audit(settings: Settings, account: Account, generations: int) -> dict[str, Any]:
+def _audit(settings: Settings, account: Account, generations: int, wait_sec: float) -> dict[str, Any]:
     """`tidemill audit` must come to the same. It knows what Kafka retains: answers to a deleted topic are answers to nothing."""
-    found = audit(settings, [MODEL], wait_sec=30.0).models[0]
+    found = audit(settings, [MODEL], wait_sec=wait_sec).models[0]
     said = {name: value for name, value in msgspec.to_builtins(found).items() if name != "examples"}
     excused = account.events - found.requests if generations > 1 else 0
     ok = found.faults == excused == found.unrequested and found.in_flight == 0 and found.shadow_missing == 0

@@ -39,13 +39,13 @@ STUB: Final = "triton_python_backend_stub"
 
 
 class World:
-    """The stack, from its start to its end; a context. `mutation` names a bug of `benchmarks.faults.bugs` and the service it is put in."""
+    """The stack, from its start to its end; a context. `mutation` names a bug of `benchmarks.faults.bugs` and the services it is put in."""
 
     settings: Settings
     """As a client outside of all proxies is told."""
 
     def __init__(
-        self, folder: Path, links: Links, orphan_after_sec: int, mutation: tuple[str, str] | None
+        self, folder: Path, links: Links, orphan_after_sec: int, mutation: tuple[str, tuple[str, ...]] | None
     ) -> None:
         self.folder = folder
         self.links = links
@@ -96,8 +96,10 @@ class World:
                 )
         arguments: dict[str, list[str]] = {}
         if self._mutation is not None:
-            bug, service = self._mutation
-            arguments[service] = ["benchmarks.faults.mutant", bug, *SERVICES[service].arguments]
+            bug, services = self._mutation
+            for service in services:
+                own = ("compose.setup",) if service == "setup" else SERVICES[service].arguments
+                arguments[service] = ["benchmarks.faults.mutant", bug, *own]
         # Control would read the route before it is written, and hold to what it read.
         return Variation(
             replicas=REPLICAS, held=[*SPARES, "control"], environment=environment, kafka_listeners=listeners,

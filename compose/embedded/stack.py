@@ -178,7 +178,7 @@ def processes(data_dir: Path, ports: Ports, models_dir: Path, services: Sequence
     return [
         *_infrastructure(data_dir, ports, common, varied),
         Process(
-            "setup", lambda: Start(_python("compose.setup"), environment),
+            "setup", lambda: Start(_python(*varied.arguments.get("setup", ("compose.setup",))), environment),
             after=("kafka", "clickhouse"), once=True,
         ),
         *(process for name in services for process in _service(name, environment, varied)),

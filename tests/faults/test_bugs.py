@@ -1,0 +1,86 @@
+"""The seeded bugs: each finds its seam, aims at what there is, and is judged by its own figures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import bugs as package
+from benchmarks.faults import suite
+from benchmarks.faults.bugs.table import BUGS, Bug, Hit
+from benchmarks.faults.schedule import KINDS
+from benchmarks.faults.verify import Account
+from compose.embedded.stack import SERVICES
+
+GUARDS = {"uncounted"}
+"""What is taken away together with something else."""
+TARGETS = {kind.name: kind.targets for kind in KINDS}
+
+# What is imported once is there in each fork, and what a bug changes is gone with it.
+APPLY_EACH = """
+import importlib, os, sys
+import compose.setup, inference.gateway, streams.labels.service, streams.sink.service, streams.worker.service
+failed = []
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(f"benchmarks.faults.bugs.{name}").apply()
+        except BaseException as error:
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+sys.exit(f"no seam: {failed}" if failed else 0)
+"""
+
+
+def test_every_bug_finds_the_seam_that_it_replaces() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", APPLY_EACH, *BUGS], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_are_at_least_sixteen_bugs_and_a_module_for_each() -> None:
+    modules = {path.stem for path in Path(package.__path__[0]).glob("*.py")}
+    assert modules - {"__init__", "table"} - GUARDS == BUGS.keys()
+    assert len(BUGS) >= 16
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_is_put_into_services_and_hit_by_faults_that_exist(name: str) -> None:
+    bug = BUGS[name]
+    assert set(bug.services) <= SERVICES.keys() | {"setup"}
+    for hit in bug.hits:
+        assert hit.target in TARGETS[hit.kind]
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_is_caught_by_figures_that_the_account_has(name: str) -> None:
+    account = Account(poison_injected=1)
+    for figure in BUGS[name].caught_by:
+        if figure != "poison_not_dead_lettered":
+            account.note(figure, 1, "")
+        assert figure in account.broken
+
+
+def test_a_bug_is_caught_by_its_own_figure_only_and_only_if_that_is_zero_without_it() -> None:
+    bug = Bug(("sink",), "loses rows", ("lost",))
+    found = {"broken": {"lost": 3, "torn": 1}, "problems": [], "faults": 0, "load_sec": 1.0}
+    assert suite.judge("bug", bug, found, {}).caught
+    assert not suite.judge("bug", bug, found, {"lost": 1}).caught
+    assert not suite.judge("bug", bug, {**found, "broken": {"torn": 1}}, {}).caught
+    assert not suite.judge("bug", bug, {**found, "broken": {}, "problems": ["it did not start"]}, {}).caught
+
+
+def test_the_run_without_a_bug_has_the_faults_of_all_bugs_one_bugs_after_anothers() -> None:
+    one = Bug(("sink",), "", (), (Hit("kill", "sink-0", 1.0), Hit("cut", "sink-kafka", 0.5, 2.0)))
+    same, other = one._replace(what="like one"), Bug(("labels",), "", (), (Hit("kill", "labels-0", 0.5),))
+    hits = suite.in_a_row([one, same, other])
+    assert [hit.at_sec for hit in hits] == [1.0, 0.5, suite.end_sec(one.hits) + 0.5]
+    faults = suite.plan(hits)
+    assert [(fault.number, fault.target) for fault in faults] == [(0, "sink-kafka"), (1, "sink-0"), (2, "labels-0")]  # fmt: skip
+    assert faults[0].duration_sec == 2.0
