@@ -14,6 +14,7 @@ from schemas.errors import Outage, TidemillError, UserError
 CONNECT_TIMEOUT_SEC: Final = 5
 QUERY_TIMEOUT_SEC: Final = 60
 TRANSIENT_CODES: Final = frozenset({
+    75,    # CANNOT_WRITE_TO_FILE_DESCRIPTOR: what a disk that fills up meanwhile looks like
     159,   # TIMEOUT_EXCEEDED
     164,   # READONLY: a table in read-only mode while it recovers
     202,   # TOO_MANY_SIMULTANEOUS_QUERIES

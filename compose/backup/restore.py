@@ -12,14 +12,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from compose.backup import topics
 from compose.backup.chain import Chain
 from compose.backup.create import STATEMENT_TIMEOUT_SEC, Say, readable_errors, seen
-from compose.embedded.running import owner_pid
+from compose.embedded.running import owner_pid, restoring_dir
 from compose.embedded.stack import Stack
 from compose.embedded.variation import VARIABLE, Variation
 from compose.setup import set_up
@@ -32,8 +31,6 @@ from schemas.errors import UserError
 from warehouse import backup as warehouse
 from warehouse.client import connect
 from warehouse.migrate import migrations
-
-_SUFFIX: Final = ".restoring"
 
 
 class Corrupted(UserError):
@@ -77,7 +74,7 @@ def restore(folder: Path, data_dir: Path, *, at: str = "", say: Say = print) -> 
             raise UserError(
                 f"{name}: its tables are at migration {manifest.migration}, this program knows {newest}: use a newer one"
             )
-        target = data_dir.with_name(data_dir.name + _SUFFIX)
+        target = restoring_dir(data_dir)
         if target.exists() and owner_pid(target) is not None:
             raise UserError(f"{target}: another restore is at work there")
         shutil.rmtree(target, ignore_errors=True)

@@ -34,6 +34,10 @@ class NotRunning(UserError):
     exit_code = 7
 
 
+class UnfinishedRestore(UserError):
+    """A stack would begin with an empty folder where the restored one belongs."""
+
+
 class StackFailed(UserError):
     """The supervisor ended, or did not become ready in time; the line says which process, and why."""
 
@@ -44,6 +48,11 @@ class StackFailed(UserError):
 
 def run_dir(data_dir: Path) -> Path:
     return data_dir / "run"
+
+
+def restoring_dir(data_dir: Path) -> Path:
+    """Where a restore into this folder works until all of it is there and proven."""
+    return data_dir.with_name(f"{data_dir.name}.restoring")
 
 
 def owner_pid(data_dir: Path) -> int | None:
@@ -110,6 +119,11 @@ class Started:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
+        if (unfinished := restoring_dir(self.data_dir)).exists():
+            raise UnfinishedRestore(
+                f"{unfinished}: a restore into {self.data_dir} is at work or was interrupted; "
+                "let it finish, run `tidemill restore` again, or remove that folder"
+            )
         data_dir.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **(environment or {})}
         ours, theirs = socket.socketpair()

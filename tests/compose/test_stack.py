@@ -95,7 +95,7 @@ def test_the_kafka_probe_reports_a_broker_that_is_not_there() -> None:
 
 
 def test_the_broker_keeps_the_rules_of_delivery() -> None:
-    properties = server_properties("127.0.0.1", 1, 2, Path("log"))
+    properties = server_properties("127.0.0.1", 1, 2, Path("log"), {})
     assert properties["auto.create.topics.enable"] == "false"
     assert properties["transaction.abort.timed.out.transaction.cleanup.interval.ms"] == "500"
     assert int(properties["message.max.bytes"]) == 8 * 1024 * 1024
@@ -139,6 +139,13 @@ def test_asking_for_a_stack_that_does_not_run_says_how_to_start_one(tmp_path: Pa
 def test_an_unknown_service_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(running.StackFailed, match="no service is named 'gatway'"):
         running.Started(tmp_path, ports="ephemeral", services=["gatway"])
+
+
+def test_a_folder_that_a_restore_has_not_finished_is_not_begun_empty(tmp_path: Path) -> None:
+    (tmp_path / "new.restoring").mkdir()
+    with pytest.raises(running.UnfinishedRestore, match=r"new\.restoring: .*run `tidemill restore` again"):
+        running.Started(tmp_path / "new", ports="ephemeral")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_doctor_finds_a_running_stack_well(infrastructure: Stack) -> None:
