@@ -24,6 +24,7 @@ from control.dead_letters import DeadLetter, Filter, find
 from control.redrive import chosen, discard, redrive, refuse_what_cannot_be_redriven
 from runtime.clock import now_ms
 from runtime.transactions import TransactionLost
+from schemas.dead_letters import MAX_ATTEMPT
 from schemas.errors import Fenced, Outage, UserError
 from schemas.topics import DEAD_LETTERS
 
@@ -89,6 +90,12 @@ def filters(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--since", "since_ms", type=When(), help="Died since this time, or no longer ago than 2h."
         ),
+        click.option(
+            "--attempt",
+            type=click.IntRange(0, MAX_ATTEMPT),
+            default=None,
+            help="Which attempt died: 0 for the original, n for its n-th redrive.",
+        ),
         click.option("--field", default="", help="The offending field."),
         click.option("--reason", default="", help="Why it was rejected, such as out_of_range."),
         click.option("--stage", default="", help="Who gave it up: gateway, labels or training."),
@@ -120,11 +127,11 @@ def dead_letters() -> None:
 @json_option
 def list_letters(
     places: tuple[tuple[int, int], ...], model: str, stage: str, reason: str, field: str, since_ms: int | None,
-    until_ms: int | None, status: str, limit: int, data_dir: Path, as_json: bool,
+    until_ms: int | None, attempt: int | None, status: str, limit: int, data_dir: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what died, oldest first."""
     wanted = Filter(
-        places=frozenset(places), model=model, stage=stage, reason=reason, field=field, since_ms=since_ms, until_ms=until_ms,
+        places=frozenset(places), model=model, stage=stage, reason=reason, field=field, since_ms=since_ms, until_ms=until_ms, attempt=attempt,
         status="" if status == "all" else status,
     )  # fmt: skip
     count = 0
@@ -201,12 +208,12 @@ def _deciding(
     @json_option
     def decide(
         places: tuple[tuple[int, int], ...], model: str, stage: str, reason: str, field: str, since_ms: int | None,
-        until_ms: int | None, limit: int | None, everything: bool, dry_run: bool, yes: bool, comment: str,
+        until_ms: int | None, attempt: int | None, limit: int | None, everything: bool, dry_run: bool, yes: bool, comment: str,
         data_dir: Path, as_json: bool,
     ) -> None:  # fmt: skip
         wanted = Filter(
             places=frozenset(places), model=model, stage=stage, reason=reason, field=field, since_ms=since_ms,
-            until_ms=until_ms, status="open",
+            until_ms=until_ms, attempt=attempt, status="open",
         )  # fmt: skip
         if everything == (wanted != Filter(status="open")):
             raise click.UsageError("expected IDs or filters, or --all")

@@ -111,6 +111,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int | None = None
     """Died before."""
     status: str = ""
+    attempt: int | None = None
+    """The attempt that died; 0: the original."""
 
     def takes(self, letter: DeadLetter) -> bool:
         """Whether `letter` is meant."""
@@ -123,6 +125,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             and (self.since_ms is None or letter.died_at_ms >= self.since_ms)
             and (self.until_ms is None or letter.died_at_ms < self.until_ms)
             and self.status in ("", letter.status)
+            and self.attempt in (None, letter.origin.attempt)
         )
 
 
