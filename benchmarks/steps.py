@@ -113,11 +113,11 @@ def _steps(spec: ModelSpec, messages: list[Message], rows: int, step_sec: float)
     ids = row_ids(admitted, runs)
 
     def observe() -> object:
-        batch, _ = observation_rows(
+        batch, row_of = observation_rows(
             spec, admitted, ids, runs, decoded.request_ids, decoded.accepted, answers, decoded.rejections,
             revision=1, observed_ms=AT_MS,
         )  # fmt: skip
-        return observation_values(batch)
+        return observation_values(batch, row_of)
 
     def whole() -> Any:
         return emit(

@@ -74,9 +74,10 @@ def emit(
         end = start + piece.records
         first, last = int(rows.first[start]), int(rows.first[end])
         if len(slices) == 1:
-            mine = observations
+            mine, mine_of = observations, row_of
         else:
-            mine = observations.take(np.flatnonzero((row_of >= first) & (row_of < last)))
+            chosen = np.flatnonzero((row_of >= first) & (row_of < last))
+            mine, mine_of = observations.take(chosen), row_of[chosen]
         refused = {row: rejections[row] for row in sorted(rejections) if first <= row < last}
         outputs.append(
             Output(
@@ -87,7 +88,7 @@ def emit(
                     for record in sorted(admitted.traceparents.keys() | admitted.formats.keys())
                     if start <= record < end
                 },
-                observations=observation_values(mine),
+                observations=observation_values(mine, mine_of),
                 observation_headers=[*ARROW_HEADERS, *trace_headers],
                 dead_letters=[
                     DeadLetter(messages[record], rejection, admitted.origins.get(record))

@@ -192,13 +192,22 @@ def _refused(
     )
 
 
-def observation_values(batch: pa.RecordBatch) -> list[bytes]:
-    """One Kafka value, or as many as it takes to keep each below the topic's limit."""
+def observation_values(batch: pa.RecordBatch, row_of: NDArray[np.int64]) -> list[bytes]:
+    """One Kafka value, or as many as it takes to keep each below the topic's limit; `row_of` as `observation_rows` told it.
+
+    What the arms said of one row stays together: whoever reads the record sees all of them, or none.
+    """
     value = encode_batch(batch)
     if len(value) <= RECORD_LIMIT_BYTES or batch.num_rows == 1:
         return [value]
-    half = batch.num_rows // 2
-    return observation_values(batch.slice(0, half)) + observation_values(batch.slice(half))
+    rows = np.unique(row_of)
+    # One row whose arms are too large together is the exception: each arm may still be small enough alone.
+    first = row_of < rows[len(rows) // 2] if len(rows) > 1 else np.arange(len(row_of)) < len(row_of) // 2
+    return [
+        value
+        for half in (first, ~first)
+        for value in observation_values(batch.filter(pa.array(half)), row_of[half])
+    ]
 
 
 def _batch(columns: dict[str, Any]) -> pa.RecordBatch:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Message
+from numpy.typing import NDArray
 
 from inference.admit import admit
 from inference.emit import ARROW_HEADERS, row_ids
@@ -155,8 +156,8 @@ class _Run:
     async def _work(self, waiting: asyncio.Queue[list[Message]]) -> None:
         while True:
             messages = await waiting.get()
-            rows = await self._observe(messages)
-            for value in observation_values(_marked(rows, self._run_id)):
+            rows, row_of = await self._observe(messages)
+            for value in observation_values(_marked(rows, self._run_id), row_of):
                 self._produce(value, messages[0].partition() or 0)
             self._offsets += (messages[-1].offset() or 0) - (messages[0].offset() or 0) + 1
             self._rows += rows.num_rows
@@ -164,8 +165,8 @@ class _Run:
             self._check()
             waiting.task_done()
 
-    async def _observe(self, messages: list[Message]) -> pa.RecordBatch:
-        """What the gateway would observe, had this version been the only one."""
+    async def _observe(self, messages: list[Message]) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
+        """What the gateway would observe, had this version been the only one, and the row that each observation is of."""
         model = self._model
         admitted = admit(model.spec, messages)
         decoded = model.decoder.decode_all(admitted)
@@ -173,11 +174,10 @@ class _Run:
         shares = [Share(self._served, everything, 1.0)] if len(everything) else []
         answers = await self._inference.answers(model, decoded.columns, shares)
         runs = [(self._range.topic_id, messages[0].partition() or 0, len(messages))]
-        rows, _ = observation_rows(
+        return observation_rows(
             model.spec, admitted, row_ids(admitted, runs), runs, decoded.request_ids,
             decoded.accepted, answers, decoded.rejections, revision=0, observed_ms=now_ms(),
         )  # fmt: skip
-        return rows
 
     def _produce(self, value: bytes, partition: int) -> None:
         key = f"{self._run_id}:{partition}".encode()
