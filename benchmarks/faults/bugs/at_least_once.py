@@ -6,6 +6,7 @@ A bug to be caught, and the peer that the cost of exactly-once is measured again
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -52,6 +53,17 @@ class PlainProducer:
         """Send records without headers, in order."""
         for value, key in zip(values, keys, strict=True):
             self.produce(topic, value, key, None, partition)
+
+    def produce_run(
+        self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], partition: int
+    ) -> None:
+        """Send records without headers, in order."""
+        produce, delivered = self._producer.produce, self._delivered
+        for value, key in zip(values, keys, strict=True):
+            try:
+                produce(topic, value, key, partition, delivered)
+            except BufferError:
+                self.produce(topic, value, key, None, partition)
 
     def poll(self) -> None:
         """Serve delivery reports."""
