@@ -6,7 +6,6 @@ A bug to be caught, and the peer that the cost of exactly-once is measured again
 from __future__ import annotations
 
 from collections.abc import Sequence
-from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -46,13 +45,6 @@ class PlainProducer:
                 return
             except BufferError:
                 self._producer.poll(0.1)
-
-    def produce_run(
-        self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], partition: int
-    ) -> None:
-        """Send records without headers, in order."""
-        for value, key in zip(values, keys, strict=True):
-            self.produce(topic, value, key, None, partition)
 
     def produce_run(
         self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], partition: int
