@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from runtime.artifacts import ArtifactStore
-from schemas.artifact import MANIFEST, WEIGHTS, Manifest
+from schemas.artifact import FEATURES, MANIFEST, WEIGHTS, Manifest
 from schemas.errors import ArtifactError
 
 
@@ -60,3 +61,41 @@ def test_a_half_written_artifact_is_not_listed(store: ArtifactStore, tmp_path: P
     assert store.artifacts("m") == [names[1], names[0], names[2]]
     store.remove("m", names[0])
     assert store.artifacts("m") == [names[1], names[2]]
+
+
+class Killed(BaseException):
+    """The process ends here: nobody catches it, nothing is tidied up."""
+
+
+@pytest.mark.parametrize("survived", range(4))
+def test_a_kill_at_any_step_of_writing_leaves_nothing_that_can_be_opened(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    steps = iter(range(survived))
+    sync, rename = os.fsync, Path.rename
+
+    def step() -> None:
+        if next(steps, None) is None:
+            raise Killed
+
+    def synced(descriptor: int) -> None:
+        step()
+        sync(descriptor)
+
+    def renamed(source: Path, target: Path) -> Path:
+        step()
+        return rename(source, target)
+
+    files = {WEIGHTS: b"weights", FEATURES: b"features"}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", synced)
+        patched.setattr(Path, "rename", renamed)
+        with pytest.raises(Killed):
+            store.write(manifest("1.0"), files)
+    assert store.artifacts("m") == []
+    (left,) = (tmp_path / "m").iterdir()
+    with pytest.raises(ArtifactError):
+        store.open("m", left.name)
+    name = store.write(manifest("1.0"), files)
+    assert store.artifacts("m") == [name]
+    assert (store.open("m", name).folder / WEIGHTS).read_bytes() == b"weights"
