@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +11,15 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from numpy.typing import NDArray
 
 from inference.explain import REQUEST_ID_CHARS
+from inference.headers import CLOUDEVENTS_ID, said
 from inference.redrive import NONE, Redriven
 from inference.rows import Rows
-from runtime.headers import pairs, text
 from schemas.dead_letters import Origin
 from schemas.errors import Rejection
-from schemas.formats import CONTENT_TYPES, Format, arrow_rows_limit, format_of, read_arrow
+from schemas.formats import CONTENT_TYPES, Format, arrow_rows_limit, read_arrow
 from schemas.identity import MAX_TIMESTAMP_MS
-from schemas.requests import CONTENT_TYPE, TRACEPARENT
+from schemas.requests import CONTENT_TYPE
 from schemas.spec import ModelSpec
-
-CLOUDEVENTS_ID: Final = "ce_id"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +83,9 @@ def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -
             f"a record timestamp from 0 to {MAX_TIMESTAMP_MS} ms",
             f"found {timestamps[index]}",
         )
-    headers = [message.headers() for message in messages]
     formats: dict[int, Format] = {}
     batches: dict[int, pa.RecordBatch] = {}
-    for index, given in enumerate(headers) if any(headers) else ():
-        if not given:
-            continue
-        named = pairs(given)
-        content_type = text(named, CONTENT_TYPE)
-        found = format_of(content_type)
+    for index, (found, content_type, identity, parent) in said(messages).items():
         if found is None:
             refused.setdefault(index, _unsupported(content_type))
         elif found != "json":
@@ -104,12 +95,11 @@ def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -
                 batches[index] = read_arrow(values[index] or b"", arrow_rows_limit(spec))
             except Rejection as rejection:
                 refused.setdefault(index, rejection)
-        identity = text(named, CLOUDEVENTS_ID)
-        if len(identity) > REQUEST_ID_CHARS:
-            refused.setdefault(index, _long_identity(identity))
         if identity:
+            if len(identity) > REQUEST_ID_CHARS:
+                refused.setdefault(index, _long_identity(identity))
             request_ids[index] = identity[:REQUEST_ID_CHARS]
-        if parent := text(named, TRACEPARENT):
+        if parent:
             traceparents[index] = parent
     limit = spec.serve.max_request_bytes
     if max(map(len, messages)) > limit:

@@ -13,11 +13,10 @@ from typing import Final
 from confluent_kafka import Message
 
 from inference.decode import Decoder
+from inference.headers import said
 from inference.progress import Assignment, Progress, Slice
 from inference.router import Route
-from runtime.headers import pairs, text
 from schemas.formats import arrow_rows_limit, request_rows
-from schemas.requests import CONTENT_TYPE
 from schemas.spec import ModelSpec
 from schemas.topics import PREDICTIONS, REDRIVES, REQUESTS
 
@@ -122,13 +121,9 @@ class Model:
 
 
 def _counts(messages: list[Message], limit_rows: int) -> list[int] | None:
-    headers = [message.headers() for message in messages]
-    if not any(headers):
-        return None
-    counts = [
-        request_rows(message.value(), text(pairs(given), CONTENT_TYPE), limit_rows) if given else 1
-        for message, given in zip(messages, headers, strict=True)
-    ]
+    counts = [1] * len(messages)
+    for index, meaning in said(messages).items():
+        counts[index] = request_rows(messages[index].value(), meaning.content_type, limit_rows)
     return counts if any(count != 1 for count in counts) else None
 
 
