@@ -102,7 +102,7 @@ class Sink:
         now = time.monotonic()
         self._plan(now)
         self._retry(now)
-        self._throttle()
+        self._throttle(now)
         self._alert()
         if now >= self._report_at:
             self._report_at = now + REPORT_SEC
@@ -167,13 +167,14 @@ class Sink:
         else:
             self._health.error(f"Kafka: {error.str()}")
 
-    def _throttle(self) -> None:
-        """Backpressure: a partition with enough pending is not consumed; with much pending overall, none that has any."""
+    def _throttle(self, now: float) -> None:
+        """Backpressure: a partition with enough pending, or that waits for ClickHouse, is not consumed; with much pending overall, none
+        that has any."""
         crowded = sum(partition.pending_bytes for partition in self._partitions.values()) > MEMORY_BYTES
         stopped = {
             place
             for place, partition in self._partitions.items()
-            if partition.full or partition.halted or (crowded and partition.pending)
+            if partition.full or partition.halted or partition.waiting(now) or (crowded and partition.pending)
         }
         if pause := stopped - self._stopped:
             self._consumer.pause([TopicPartition(*place) for place in pause])

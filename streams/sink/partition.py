@@ -26,6 +26,8 @@ CONFIRM_SEC: Final = 0.5
 """Quiet time after which the last range is confirmed by an empty plan."""
 TRUNCATED_SEC: Final = 30.0
 """A broker that has just come back may for a moment show less than it has; after this it has lost the planned range."""
+WAITING_SEC: Final = 2.0
+"""A range that is under way for longer may be for long: what follows it stays in Kafka meanwhile, not in memory."""
 BACKOFF_SEC: Final = 0.2
 MAX_BACKOFF_SEC: Final = 10.0
 
@@ -63,6 +65,7 @@ class Partition:
         self._first_at = 0.0
         self._quiet_since = 0.0
         self._not_before = 0.0
+        self._launched_at = 0.0
         self._backoff_sec = 0.0
         self._rows = self._bytes = 0
 
@@ -86,6 +89,10 @@ class Partition:
     def paused(self) -> bool:
         """ClickHouse is away for it."""
         return self._backoff_sec > 0 and not self.halted
+
+    def waiting(self, now: float) -> bool:
+        """ClickHouse is away for it, or does not answer: consume no more until what is under way is in."""
+        return self.flight is not None and (self.paused or now > self._launched_at + WAITING_SEC)
 
     @property
     def settled(self) -> bool:
@@ -173,7 +180,7 @@ class Partition:
             record = self.pending.popleft()
             self._rows -= max(record.rows, 1)
             self._bytes -= record.bytes
-        self._first_at = now
+        self._first_at = self._launched_at = now
         if range_.rows:
             self._committed = range_.first
         self.retrying = self._recovering is not None

@@ -12,6 +12,7 @@ from streams.sink.partition import (
     LINGER_SEC,
     MAX_BACKOFF_SEC,
     TRUNCATED_SEC,
+    WAITING_SEC,
     Partition,
 )  # fmt: skip
 from streams.sink.plan import Plan
@@ -166,6 +167,22 @@ def test_an_outage_keeps_the_range_and_backs_off() -> None:
     assert subject.flight is range_
     subject.inserted(0.01, 30.0)
     assert not subject.paused
+
+
+def test_while_clickhouse_is_away_or_does_not_answer_what_follows_stays_in_kafka() -> None:
+    subject = partition(start=0)
+    take(subject, 0)
+    assert not subject.waiting(100.0)
+    launched(subject, 100.0)
+    take(subject, 1, now=100.5)
+    assert not subject.waiting(100.0 + WAITING_SEC)
+    assert subject.waiting(100.1 + WAITING_SEC)
+    subject.failed("away", 160.0)
+    assert subject.waiting(160.0)
+    subject.inserted(0.1, 200.0)
+    assert not subject.waiting(300.0)
+    launched(subject, 300.0)
+    assert not subject.waiting(300.0)
 
 
 def test_poison_halts_after_what_stands_before_it_is_in() -> None:
