@@ -34,5 +34,7 @@ BENCHMARKS: dict[str, Command] = {
     "startup": Command(
         "benchmarks.startup:command", "Time until the stack is ready, and until a gateway answers."
     ),
-    "all": Command("benchmarks.everything:command", "Everything but faults, and an HTML page of it."),
+    "all": Command(
+        "benchmarks.everything:command", "Everything but faults, bugs and outage, and an HTML page of it."
+    ),
 }

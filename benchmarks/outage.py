@@ -1,0 +1,265 @@
+"""`tidemill bench outage`: a part stops answering under load; what waits for it must wait in Kafka, not in memory.
+
+The part is stopped, not ended: its connections stay open and nothing comes back, which is worse than a refusal. First the services work off a
+backlog at full speed, so that what they may hold they have held once; the most they held until then is what the outage is compared with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+import msgspec
+import psutil
+from confluent_kafka import TopicPartition
+
+from benchmarks.deploy import deploy
+from benchmarks.load import Backlog, Bodies, bodies, ends, produce_backlog, request_topic
+from benchmarks.meter import Committed, StageFailed, count
+from benchmarks.pace import Pace
+from benchmarks.report import Line, Result, progress, show
+from benchmarks.stages import Bench, Running, Service, bench, running
+from control.audit import audit
+from inference.source import GROUP as GATEWAY_GROUP
+from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.settings import Settings
+from schemas.spec import load_spec
+from schemas.topics import OBSERVATIONS
+from streams.sink.loop import GROUP as SINK_GROUP
+from warehouse.client import connect
+
+MODEL: Final = "floats_8"
+FULL_SPEED_ROWS: Final = 300_000
+BEFORE_SEC: Final = 20.0
+"""At the paced rate, between the backlog and the outage."""
+SAMPLE_SEC: Final = 1.0
+TELL_EVERY: Final = 15
+"""Samples between two lines of progress."""
+LIMIT_PCT: Final = 10.0
+RECOVERY_SEC: Final = 600.0
+AUDIT_SEC: Final = 60.0
+STAGES: Final = ("gateway", "sink")
+
+
+class Sample(NamedTuple):
+    """One moment; by name of the stage."""
+
+    sec: float
+    rss_bytes: Mapping[str, int]
+    lag_records: Mapping[str, int]
+
+
+@click.command()
+@click.option(
+    "--away", type=click.Choice(("triton", "clickhouse")), required=True, help="What stops answering."
+)
+@click.option("--minutes", default=10.0, show_default=True, help="For so long.")
+@click.option("--rate", default=2000.0, show_default=True, help="Requests a second, before it and meanwhile.")
+@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+def command(away: str, minutes: float, rate: float, seed: int, as_json: bool) -> None:
+    """Memory of gateway and sink while Triton or ClickHouse is away under load.
+
+    The exit code is 1 if a peak is more than 10 % above the one before, if the memory of the last tenth of the outage is more than 10 % above
+    that of the first, or if the audit finds anything.
+    """
+    result = measure(away, 60 * minutes, rate, seed)
+    show(result, as_json)
+    if not result.figures["ok"]:
+        sys.exit(1)
+
+
+def measure(away: str, away_sec: float, rate: float, seed: int) -> Result:
+    """Full speed, the paced rate, the outage at that rate, then the way back."""
+    with bench([MODEL]) as at:
+        spec = load_spec(at.settings.models_dir / MODEL)
+        deploy(at.settings, MODEL, seed=seed)
+        pool = bodies(spec, "json", seed)
+        services = [Service(at, name) for name in STAGES]
+        with running(*services), _watching(at, services) as sample:
+            for service in services:
+                service.wait_ready()
+            progress(f"{FULL_SPEED_ROWS:,} rows at full speed, then {rate:,.0f}/s")
+            before = _full_speed(at, pool, sample)
+            with running(_pace(at, pool, rate, BEFORE_SEC + away_sec)):
+                before += _sampled(sample, BEFORE_SEC)
+                progress(f"{away} is away for {away_sec:,.0f} s")
+                with _stopped(at, away):
+                    during = _sampled(sample, away_sec)
+            progress("back")
+            recovery_sec, rows = _recovered(at)
+        audited = audit(at.settings, [MODEL], AUDIT_SEC)
+    stage = "gateway" if away == "triton" else "sink"
+    held = {
+        name: ([s.rss_bytes[name] for s in before], [s.rss_bytes[name] for s in during]) for name in STAGES
+    }
+    growth = {name: growth_pct(*held[name]) for name in STAGES}
+    drift = {name: drift_pct(held[name][1]) for name in STAGES}
+    figures: dict[str, Any] = {
+        "away": away,
+        "away_sec": away_sec,
+        "rows": rows,
+        **{f"{name}_memory_growth_pct": growth[name] for name in STAGES},
+        **{f"{name}_memory_drift_pct": drift[name] for name in STAGES},
+        "lag_before_records": before[-1].lag_records[stage],
+        "lag_after_records": during[-1].lag_records[stage],
+        "recovery_sec": recovery_sec,
+        "audit_ok": audited.ok,
+        "ok": audited.ok and all(each <= LIMIT_PCT for each in (*growth.values(), *drift.values())),
+    }
+    lines = [line for name in STAGES for line in _lines(name, before, during)]
+    return Result("outage", figures, lines, seed)
+
+
+def growth_pct(before: Sequence[int], during: Sequence[int]) -> float:
+    """How much higher the peak of `during` is than that of `before`, in percent."""
+    return round(100 * (max(during) / max(before) - 1), 2)
+
+
+def drift_pct(during: Sequence[int]) -> float:
+    """How much higher the median of the last tenth is than that of the first, in percent."""
+    tenth = max(1, len(during) // 10)
+    return round(100 * (statistics.median(during[-tenth:]) / statistics.median(during[:tenth]) - 1), 2)
+
+
+def _lines(name: str, before: Sequence[Sample], during: Sequence[Sample]) -> Iterator[Line]:
+    for what, samples in (("before", before), ("meanwhile", during)):
+        sizes = [sample.rss_bytes[name] / 1e6 for sample in samples]
+        yield Line(f"{name}, {what}: median", [statistics.median(sizes)], "MB", f"peak {max(sizes):.1f}")
+
+
+@contextlib.contextmanager
+def _watching(at: Bench, services: Sequence[Service]) -> Iterator[Callable[[], Sample]]:
+    """How much each stage holds, and how far it is behind."""
+    handles = {service.name: psutil.Process(service.pid) for service in services}
+    lags = {
+        "gateway": Lag(at.settings, GATEWAY_GROUP, request_topic(MODEL)),
+        "sink": Lag(at.settings, SINK_GROUP, OBSERVATIONS.name),
+    }
+    started = time.monotonic()
+
+    def sample() -> Sample:
+        for service in services:
+            service.check()
+        return Sample(
+            time.monotonic() - started,
+            {name: handle.memory_info().rss for name, handle in handles.items()},
+            {name: lag() for name, lag in lags.items()},
+        )
+
+    try:
+        yield sample
+    finally:
+        for lag in lags.values():
+            lag.close()
+
+
+class Lag:
+    """Offsets of a topic that a group has not committed; markers of transactions count as records."""
+
+    def __init__(self, settings: Settings, group: str, topic: str) -> None:
+        self._client = consumer(settings, group)  # subscribes to nothing, so it is no member
+        partitions = self._client.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic].partitions
+        self._places = [TopicPartition(topic, p) for p in partitions]
+
+    def __call__(self) -> int:
+        lag = 0
+        for place in self._client.committed(self._places, timeout=REQUEST_TIMEOUT_SEC):
+            low, high = self._client.get_watermark_offsets(
+                TopicPartition(place.topic, place.partition), timeout=REQUEST_TIMEOUT_SEC
+            )
+            lag += high - max(low, place.offset)
+        return lag
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _sampled(sample: Callable[[], Sample], sec: float) -> list[Sample]:
+    """A sample a second for so long, at least one."""
+    begun = time.monotonic()
+    found = [sample()]
+    for tick in itertools.count(1):
+        due = begun + min(tick * SAMPLE_SEC, sec)
+        time.sleep(max(0.0, due - time.monotonic()))
+        if tick * SAMPLE_SEC >= sec:
+            return found
+        found.append(sample())
+        if tick % TELL_EVERY == 0:
+            progress(_told(found[-1]))
+    raise AssertionError("counted to the end")
+
+
+def _told(sample: Sample) -> str:
+    each = (
+        f"{name} {sample.rss_bytes[name] / 1e6:.1f} MB, {sample.lag_records[name]:,} behind"
+        for name in STAGES
+    )
+    return f"{sample.sec:5.0f} s: {'; '.join(each)}"
+
+
+def _full_speed(at: Bench, pool: Bodies, sample: Callable[[], Sample]) -> list[Sample]:
+    """Samples while a backlog is worked off as fast as it can be."""
+    produce_backlog(at.settings, request_topic(MODEL), pool, FULL_SPEED_ROWS)
+    deadline = time.monotonic() + RECOVERY_SEC
+    found = [sample()]
+    while any(found[-1].lag_records.values()):
+        if time.monotonic() > deadline:
+            raise StageFailed(f"a backlog of {FULL_SPEED_ROWS:,} rows takes longer than {RECOVERY_SEC:.0f} s")
+        time.sleep(SAMPLE_SEC / 4)
+        found.append(sample())
+    progress(_told(found[-1]))
+    return found
+
+
+def _pace(at: Bench, pool: Bodies, rate: float, sec: float) -> Running:
+    """The load, for longer than `sec`: it goes on until it is told to stop."""
+    file = at.folder / "pace.msgpack"
+    pace = Pace(request_topic(MODEL), rate, 2 * sec, list(pool.values), list(pool.headers))
+    file.write_bytes(msgspec.msgpack.encode(pace))
+    command = [sys.executable, "-P", "-m", "benchmarks.pace", str(file)]
+    return Running("pace", command, at.settings.environment(), at.folder)
+
+
+@contextlib.contextmanager
+def _stopped(at: Bench, part: str) -> Iterator[None]:
+    """The part's process does nothing, and is there."""
+    process = psutil.Process(at.stack.kill(part, signal.SIGSTOP))
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+def _recovered(at: Bench) -> tuple[float, int]:
+    """Seconds until everything that was sent is answered and visible in ClickHouse, and how many rows that are."""
+    back = time.monotonic()
+    topic = request_topic(MODEL)
+    end = ends(at.settings, topic)
+    backlog = Backlog(topic, dict.fromkeys(end, 0), end, 1)
+    client = connect(at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password)
+    answered = Committed(at.settings, GATEWAY_GROUP, backlog)
+
+    def visible() -> int:
+        return count(client, "SELECT count() FROM internal.observations")
+
+    try:
+        while answered() < backlog.records or visible() < backlog.records:
+            if time.monotonic() > back + RECOVERY_SEC:
+                raise StageFailed(
+                    f"not recovered after {RECOVERY_SEC:.0f} s: of {backlog.records} rows {answered()} are answered, {visible()} visible"
+                )
+            time.sleep(0.1)
+    finally:
+        answered.close()
+        client.close()
+    return round(time.monotonic() - back, 2), backlog.records
