@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from inference.limits import decode_tally
 from inference.model import Fragment
 from inference.progress import Assignment, Place, Progress
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, raise_if_fenced, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, callback, consumer, gather, raise_if_fenced, topic_ids
 from runtime.settings import Settings
 from schemas.errors import Outage
 
@@ -152,12 +152,14 @@ class Source:
         """Leave the group."""
         self._client.close()
 
+    @callback
     def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
         self.joined = True
         self._owned |= {(place.topic, place.partition) for place in partitions}
         if partitions:
             self._begin(partitions)
 
+    @callback
     def _revoked(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         # The open transaction is committed or aborted before this returns; what is not in it belongs to the next owner.
         with self._transaction:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -16,6 +17,7 @@ from schemas.errors import Fenced, Outage
 from schemas.topics import REQUESTS, Topic
 
 log = logging.getLogger("librdkafka")
+_Callback = TypeVar("_Callback", bound=Callable[..., None])
 
 SESSION_TIMEOUT_MS: Final = 6000
 TRANSACTION_TIMEOUT_MS: Final = 5000
@@ -58,6 +60,23 @@ def consumer(settings: Settings, group: str, *, member: str = "", **overrides: A
         **overrides,
     }
     return Consumer(config, logger=log)
+
+
+def callback(function: _Callback) -> _Callback:
+    """For callbacks that a client calls while it is polled: an error in one comes out of the poll as the exception that it was.
+
+    confluent-kafka hands on an error of its own calls (such as `committed`) as a bare `KafkaError`, which is no exception: no `except`
+    sees it, and it ends the thread without a word. One that a handler has seen is handed on whole.
+    """
+
+    @wraps(function)
+    def whole(*arguments: Any, **named: Any) -> None:
+        try:
+            function(*arguments, **named)
+        except KafkaException:  # noqa: TRY203  the handler is what makes it whole
+            raise
+
+    return whole  # type: ignore[return-value]  # it takes and returns what `function` does
 
 
 def producer(settings: Settings, **overrides: Any) -> Producer:

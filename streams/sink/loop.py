@@ -19,7 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from runtime.clock import now_ms
 from runtime.headers import pairs
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, gather, raise_if_fenced, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, callback, consumer, gather, raise_if_fenced, topic_ids
 from runtime.service import Health
 from runtime.settings import Settings
 from runtime.telemetry import counter, histogram, span, traceparent, tracing
@@ -300,6 +300,7 @@ class Sink:
 
     # ── rebalances ──
 
+    @callback
     def _assigned(self, client: Consumer, assigned: list[TopicPartition]) -> None:
         """Take partitions over: where the group stands, and what the one before us was inserting."""
         if not assigned:
@@ -329,6 +330,7 @@ class Sink:
         client.incremental_assign(starts)
         log.info("assigned %s", ", ".join(f"{place.topic}:{place.partition}" for place in assigned))
 
+    @callback
     def _revoked(self, client: Consumer, revoked: list[TopicPartition]) -> None:
         """Give partitions back: what is pending is dropped, what is under way is waited for and confirmed."""
         self._settle(revoked)
@@ -345,6 +347,7 @@ class Sink:
         self._commit(confirmations)
         self._forget(leaving)
 
+    @callback
     def _lost(self, client: Consumer, lost: list[TopicPartition]) -> None:
         """The partitions are somebody else's already: commit nothing."""
         self._settle(lost)
