@@ -15,6 +15,7 @@ import pytest
 
 from compose.embedded import checks, running, stack
 from compose.embedded.kafka import KafkaProbe, server_properties
+from compose.embedded.parts import ROOT
 from compose.embedded.ports import PortTaken, free_ports
 from compose.embedded.process import NotReady
 from compose.embedded.stack import Stack
@@ -122,9 +123,11 @@ def test_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         done = subprocess.run(
-            [sys.executable, "-c", code, "--data", str(tmp_path), "--parent-fd", str(theirs.fileno())],
+            [sys.executable, "-c", code, "--data", str(tmp_path), "--models", str(ROOT / "triton_models"),
+             "--parent-fd", str(theirs.fileno())],
             pass_fds=[theirs.fileno()], capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
+        theirs.close()  # so that a supervisor that said nothing is the end of the stream
         failure = json.loads(ours.recv(4096))
     assert done.returncode == failure["exit_code"] == 5
     assert "GiB free" in failure["failed"]
