@@ -69,8 +69,8 @@ class Sample(NamedTuple):
 def command(away: str, minutes: float, rate: float, seed: int, as_json: bool) -> None:
     """Memory of gateway and sink while Triton or ClickHouse is away under load.
 
-    The exit code is 1 if a peak is more than 10 % above the one before, if the memory of the last tenth of the outage is more than 10 % above
-    that of the first, or if the audit finds anything.
+    The exit code is 1 if a peak is more than 10 % above the one before, if the memory of the last fifth of the outage is more than 10 % above
+    that of the second, or if the audit finds anything.
     """
     result = measure(away, 60 * minutes, rate, seed)
     show(result, as_json)
@@ -126,9 +126,12 @@ def growth_pct(before: Sequence[int], during: Sequence[int]) -> float:
 
 
 def drift_pct(during: Sequence[int]) -> float:
-    """How much higher the median of the last tenth is than that of the first, in percent."""
-    tenth = max(1, len(during) // 10)
-    return round(100 * (statistics.median(during[-tenth:]) / statistics.median(during[:tenth]) - 1), 2)
+    """How much higher the median of the last fifth is than that of the second, in percent: in the first the time-outs begin."""
+    fifth = len(during) // 5
+    if not fifth:
+        return 0.0
+    second, last = statistics.median(during[fifth : 2 * fifth]), statistics.median(during[-fifth:])
+    return round(100 * (last / second - 1), 2)
 
 
 def _lines(name: str, before: Sequence[Sample], during: Sequence[Sample]) -> Iterator[Line]:
