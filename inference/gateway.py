@@ -83,7 +83,8 @@ class Gateway:
         self._inference = Inference(self._triton, health, self._tracer)
         self._progress = Progress()
         transaction = threading.Lock()
-        self._source = Source(settings, list(self._models), self._progress, transaction)
+        followers = {model.requests: model.redrives for model in models}
+        self._source = Source(settings, followers, self._progress, transaction)
         self._committer = Committer(settings, self._source, self._progress, self._models, transaction, clock)
         self._halts = Halts(self._models, clock)
         self._consumer_thread = ThreadPoolExecutor(1, "consumer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -34,17 +34,26 @@ class Source:
     """The request topics of all models. Every method but the constructor runs in the consumer's thread."""
 
     def __init__(
-        self, settings: Settings, topics: list[str], progress: Progress, transaction: threading.Lock
+        self,
+        settings: Settings,
+        followers: Mapping[str, str],
+        progress: Progress,
+        transaction: threading.Lock,
     ) -> None:
-        """`transaction` is held while a transaction is open: a revocation waits for it."""
+        """`followers` says which topic follows each topic that the gateways share: its partitions go to whoever has those of the same
+        number. `transaction` is held while a transaction is open: a revocation waits for it.
+
+        Were all of them shared, a gateway that joins would get those that come first by name, idle redrives, and the load would stay.
+        """
         self._progress = progress
         self._transaction = transaction
         self._admin = admin(settings)
         self._owned: set[Place] = set()
-        """What the group gave to this process."""
+        """What the group gave to this process, and what follows it."""
         self._paused: set[Place] = set()
         self._settings = settings
-        self._topics = topics
+        self._followers = followers
+        self._topics = [*followers, *followers.values()]
         self.joined = False
         """Whether the group has assigned partitions, or said that there are none for this process."""
         self.group_metadata: object = None
@@ -57,7 +66,7 @@ class Source:
             self._settings, GROUP, member=str(self._settings.slot), **_OVERRIDES
         )
         self._client.subscribe(
-            self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            list(self._followers), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
 
     def poll(self, timeout_sec: float, paused: Collection[str]) -> list[Fragment]:
@@ -155,21 +164,35 @@ class Source:
     @callback
     def _assigned(self, _client: Consumer, partitions: list[TopicPartition]) -> None:
         self.joined = True
-        self._owned |= {(place.topic, place.partition) for place in partitions}
-        if partitions:
-            self._begin(partitions)
+        both = self._with_followers(partitions)
+        self._owned |= {(place.topic, place.partition) for place in both}
+        if both:
+            self._begin(both)
+
+    def _with_followers(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        following = [TopicPartition(self._followers[place.topic], place.partition) for place in partitions]
+        return [*partitions, *following]
 
     @callback
     def _revoked(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         # The open transaction is committed or aborted before this returns; what is not in it belongs to the next owner.
+        both = self._with_followers(partitions)
         with self._transaction:
-            for place in partitions:
+            for place in both:
                 self._progress.revoke(place.topic, place.partition)
                 self._owned.discard((place.topic, place.partition))
                 self._paused.discard((place.topic, place.partition))
-        client.incremental_unassign(partitions)
+        assigned = {(place.topic, place.partition) for place in client.assignment()}
+        client.incremental_unassign([place for place in both if (place.topic, place.partition) in assigned])
 
     def _begin(self, partitions: list[TopicPartition]) -> None:
+        there = {
+            (topic, number)
+            for topic, metadata in self._admin.list_topics(timeout=REQUEST_TIMEOUT_SEC).topics.items()
+            for number in metadata.partitions
+        }
+        # A topic may have been given more partitions than its follower.
+        partitions = [p for p in partitions if p.topic in self._followers or (p.topic, p.partition) in there]
         found = topic_ids(self._admin, {place.topic for place in partitions})
         starts = []
         for place in self._client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
