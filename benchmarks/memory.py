@@ -17,7 +17,7 @@ from inference.source import GROUP
 from schemas.spec import load_spec
 
 MODEL: Final = "floats_8"
-SERVICES: Final = ("gateway", "sink", "labels", "worker", "training", "control")
+SERVICES: Final = ("gateway", "sink", "labels", "worker", "training", "majors", "control")
 BACKLOGS: Final = (100_000, 800_000)
 """Whether a gateway's memory depends on its backlog is seen from two."""
 SETTLE_SEC: Final = 3.0

@@ -1,4 +1,7 @@
-"""`python -m training`: retrain orders in, candidates out, one order at a time.
+"""`python -m training [LANE]`: retrain orders in, candidates out, one order at a time in each lane.
+
+Updates and majors are two lanes (`LANES`), each a process with a consumer group and a transactional id of its own: an update, due within
+the second, does not wait for a major that takes minutes. A lane passes over what is the other's.
 
 1. An order is polled and trained on another thread; if that takes long, this one pauses the partition and goes on polling, so that
    a training may take longer than the group waits for a poll.
@@ -16,6 +19,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Final
@@ -25,39 +29,54 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from runtime.clock import now_ms
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, committed_or_start, consumer, topic_ids
+from runtime.kafka import admin, callback, committed_or_start, consumer, raise_if_fenced, topic_ids
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
 from runtime.telemetry import counter, gauge, histogram
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Outage, Rejection
-from schemas.events import Candidate, Retrain
+from schemas.events import Candidate, Retrain, RetrainKind
 from schemas.topics import CANDIDATES, RETRAINS
 from training.answered import answered, identity
 from training.fit import Step
+from training.tail import Tail
 from training.trainer import Trainer
 from warehouse.client import Refused, connect
 
 log = logging.getLogger(__name__)
 
-GROUP: Final = "training"
+UPDATES: Final = "training"
+MAJORS: Final = "majors"
+LANES: Final[Mapping[str, frozenset[RetrainKind]]] = {
+    UPDATES: frozenset({"update"}),
+    MAJORS: frozenset({"initial", "major"}),
+}
+"""Consumer group, and service of the same name → the orders that it takes."""
 _POLL_SEC: Final = 0.2
 _KEEP_POLLING_SEC: Final = 0.5
 _RETRY_SEC: Final = 1.0
+_PASS_SEC: Final = 1.0
+"""So often, at most, the offset behind orders of the other lane is committed by itself."""
 
 
-def main(settings: Settings, health: Health, stop: Stop) -> None:
-    """Train until told to stop; after an outage or a lost transaction begin again from the committed offset."""
+def main(settings: Settings, health: Health, stop: Stop, lane: str = UPDATES) -> None:
+    """Train the orders of `lane` until told to stop; after an outage or a lost transaction begin again from the committed offset.
+
+    Raises:
+        Fenced: another process is this lane's trainer.
+    """
     while not stop.is_set():
         service = None
         try:
-            service = Service(settings, health)
+            service = Service(settings, health, lane)
             service.run(stop)
         except (Outage, Refused, TransactionLost, KafkaException) as error:
+            if isinstance(error, KafkaException):
+                raise_if_fenced(error.args[0], f"{lane}-{settings.slot}")
             health.set_ready(False)
             health.error(str(error))
             health.stage(RETRAINS.name, Stage(state="paused", note=str(error)))
-            gauge("tidemill_paused_partitions").labels(GROUP).set(1)
+            gauge("tidemill_paused_partitions").labels(lane).set(1)
             stop.wait(_RETRY_SEC)
         finally:
             if service is not None:
@@ -67,31 +86,38 @@ def main(settings: Settings, health: Health, stop: Stop) -> None:
 class Service:
     """One session: from the committed offset until the stop or the first failure."""
 
-    def __init__(self, settings: Settings, health: Health) -> None:
-        self._health = health
+    def __init__(self, settings: Settings, health: Health, lane: str) -> None:
+        self._health, self._lane, self._kinds = health, lane, LANES[lane]
         self._client = connect(
             settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password
         )
-        self._trainer = Trainer(settings, self._client)
+        self._tail = Tail(settings) if lane == UPDATES else None
+        self._trainer = Trainer(settings, self._client, self._tail)
         self._topic_id = topic_ids(admin(settings), [RETRAINS.name]).get(RETRAINS.name)
         if self._topic_id is None:
             raise Outage(f"topic {RETRAINS.name} is not there yet")
-        self._producer = TransactionalProducer(settings, f"{GROUP}-{settings.slot}")
+        self._producer = TransactionalProducer(settings, f"{lane}-{settings.slot}")
         self._answered = answered(settings)
+        self._passed_over = False
+        """Whether an order of the other lane lies before the position, and behind what is committed."""
+        self._passed_sec = 0.0
         self._assignment = 0
         """Counts assignments: what was polled under an earlier one is not committed under a later one."""
-        self._consumer: Consumer = consumer(settings, GROUP, member=str(settings.slot))
+        self._consumer: Consumer = consumer(settings, lane, member=str(settings.slot))
         self._consumer.subscribe(
             [RETRAINS.name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="train")
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=lane)
 
     def run(self, stop: Stop) -> None:
         """Poll, train, commit."""
-        gauge("tidemill_paused_partitions").labels(GROUP).set(0)
+        gauge("tidemill_paused_partitions").labels(self._lane).set(0)
         while not stop.is_set():
             message = self._consumer.poll(_POLL_SEC)
             if message is None:
+                if self._tail is not None:
+                    self._tail.read()  # now, or the next order would have to
+                self._pass()
                 self._report(Stage(lag_records=self._lag()))
                 continue
             if message.error() is not None:
@@ -104,6 +130,8 @@ class Service:
         self._worker.shutdown(wait=True, cancel_futures=True)
         self._producer.close()
         self._consumer.close()
+        if self._tail is not None:
+            self._tail.close()
         self._client.close()
 
     def _take(self, message: Message, stop: Stop) -> None:
@@ -112,7 +140,13 @@ class Service:
         try:
             order = msgspec.json.decode(message.value() or b"", type=Retrain)
         except msgspec.MsgspecError as error:
+            if self._lane != UPDATES:  # One of the lanes says it.
+                self._passed_over = True
+                return
             self._commit(message, metadata, None, Rejection("undecodable", "", "a retrain order", str(error)))
+            return
+        if order.kind not in self._kinds:
+            self._passed_over = True
             return
         if self._answered & identity(order.event_id, order.dedupe_key):
             log.info("%s: order %s was answered before", order.model, order.event_id)
@@ -159,6 +193,15 @@ class Service:
             self._consumer.resume(self._consumer.assignment())
         return future.result()
 
+    def _pass(self) -> None:
+        """Commit the offset behind orders of the other lane, which need no answer here."""
+        now_sec = time.monotonic()
+        if self._passed_over and now_sec >= self._passed_sec + _PASS_SEC:
+            self._consumer.commit(
+                offsets=self._consumer.position(self._consumer.assignment()), asynchronous=False
+            )
+            self._passed_over, self._passed_sec = False, now_sec
+
     def _keep_membership(self) -> None:
         """Poll without taking anything: all partitions are paused."""
         extra = self._consumer.poll(0)
@@ -181,19 +224,22 @@ class Service:
             self._health.error(f"{RETRAINS.name}: {rejection.message}")
             produce_dead_letter(
                 self._producer, message, rejection,
-                stage=GROUP, model="", topic_id=self._topic_id or uuid.UUID(int=0), now_ms=now_ms(),
+                stage=UPDATES, model="", topic_id=self._topic_id or uuid.UUID(int=0), now_ms=now_ms(),
             )  # fmt: skip
         place = TopicPartition(message.topic() or "", message.partition() or 0, (message.offset() or 0) + 1)
         self._producer.send_offsets([place], metadata)
         self._producer.commit()
-        counter("tidemill_transactions_total").labels(GROUP, "committed").inc()
-        histogram("tidemill_commit_seconds").labels(GROUP).observe(time.perf_counter() - started)
+        self._passed_over = False
+        counter("tidemill_transactions_total").labels(self._lane, "committed").inc()
+        histogram("tidemill_commit_seconds").labels(self._lane).observe(time.perf_counter() - started)
 
+    @callback
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         self._assignment += 1
         client.assign(committed_or_start(client, partitions))
         self._health.set_ready()
 
+    @callback
     def _revoked(self, _client: Consumer, _partitions: list[TopicPartition]) -> None:
         # No transaction is open between two polls; what is being trained belongs to the next owner.
         self._assignment += 1
@@ -209,4 +255,4 @@ class Service:
 
     def _report(self, stage: Stage) -> None:
         self._health.stage(RETRAINS.name, stage)
-        gauge("tidemill_lag_records").labels(GROUP, RETRAINS.name).set(stage.lag_records)
+        gauge("tidemill_lag_records").labels(self._lane, RETRAINS.name).set(stage.lag_records)

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 from clickhouse_connect.driver.client import Client
+from confluent_kafka import KafkaException
 
 from runtime.artifacts import Artifact, ArtifactStore
 from runtime.clock import Clock, now_ms
@@ -24,13 +25,14 @@ from training.publish import Lineage, Trained, read_lineage
 from training.rows import Rows, no_columns, read_snapshot, write_snapshot
 from training.runs import RunLog
 from training.snapshot import newest_rows, update_rows
+from training.tail import Tail
 from training.update import train_update
 from warehouse.client import Refused
 
 log = logging.getLogger(__name__)
 
 VISIBLE_WITHIN_SEC: Final = 1.0
-"""How long an order waits for the sink to bring its newest label into ClickHouse."""
+"""How long an order waits for its newest label, which control has seen and which may still be on its way here."""
 _LOOK_AGAIN_SEC: Final = 0.02
 SNAPSHOT: Final = "snapshot"
 """Key of an initial order's evidence: the sha256 of the rows to train on."""
@@ -38,28 +40,38 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Trainer:
-    """Trains orders one after the other; keeps each model's labelled rows between them. Not thread-safe."""
+    """Trains orders one after the other; keeps each model's labelled rows between them. Not thread-safe.
 
-    def __init__(self, settings: Settings, client: Client, clock: Clock = now_ms) -> None:
-        self._settings, self._client, self._clock = settings, client, clock
+    With a `tail` it does not wait until the newest labels are in ClickHouse.
+    """
+
+    def __init__(
+        self, settings: Settings, client: Client, tail: Tail | None = None, clock: Clock = now_ms
+    ) -> None:
+        self._settings, self._client, self._tail, self._clock = settings, client, tail, clock
         self._store = ArtifactStore(settings.artifacts_dir)
         self._histories: dict[str, tuple[ModelSpec, History]] = {}
         self._files: dict[str, tuple[str, Rows]] = {}
         """The training file that a model's newest order replayed, by model."""
+        self._rows_ms = 0.0
+        """How long the order took to find its labelled rows."""
 
     def train(self, order: Retrain, progress: Report = quiet) -> Candidate:
         """The candidate that `order` gives. An order that cannot be followed gives one that did not pass, with the reason.
 
         Raises:
-            Outage: ClickHouse does not answer; the order is to be tried again.
+            Outage: ClickHouse or Kafka does not answer; the order is to be tried again.
         """
         started = time.perf_counter()
+        self._rows_ms = 0.0
         try:
             load_spec(self._settings.models_dir / known_name(order.model))
             with RunLog(self._settings.artifacts_dir, order, progress) as run:
                 trained = self._trained(order, run)
+            writing = time.perf_counter()
             artifact = self._store.write(trained.manifest, trained.files)
-        except (Outage, Refused):
+            spent_ms = {"rows": self._rows_ms, "write": _ms_since(writing)}
+        except (Outage, Refused, KafkaException):
             raise
         except (UserError, ArtifactError) as error:
             return self._refused(order, str(error), started)
@@ -84,7 +96,7 @@ class Trainer:
             label_to_ms=trained.manifest.label_to_ms,
             newest_prediction_id=trained.newest_prediction_id,
             train_ms=_ms_since(started),
-            report={"dedupe_key": order.dedupe_key, **trained.report},
+            report={"dedupe_key": order.dedupe_key, "spent_ms": spent_ms, **trained.report},
         )
 
     def _trained(self, order: Retrain, report: Report) -> Trained:
@@ -114,19 +126,18 @@ class Trainer:
         return train_full(models_dir, order, newest, lineage, base, report)
 
     def _labelled(self, spec: ModelSpec, through_ms: int) -> Labelled:
-        """The labelled rows; waits a moment for the newest label that the order was made from.
-
-        It was seen in Kafka, and the sink may still be on its way with it; an order from long ago finds it at once.
-        """
+        """The labelled rows; waits a moment for the newest label that the order was made from. An order from long ago finds it at once."""
+        started = time.perf_counter()
         known = self._histories.get(spec.name)
         if known is None or known[0] != spec:
-            known = self._histories[spec.name] = (spec, History(self._client, spec))
+            known = self._histories[spec.name] = (spec, History(self._client, spec, self._tail))
         history = known[1]
         deadline = time.monotonic() + VISIBLE_WITHIN_SEC
         labelled = history.labelled(through_ms)
         while history.seen_ms < through_ms and time.monotonic() < deadline:
             time.sleep(_LOOK_AGAIN_SEC)
             labelled = history.labelled(through_ms)
+        self._rows_ms = _ms_since(started)
         return labelled
 
     def _base_file(self, spec: ModelSpec, base: Artifact | None) -> Rows:

@@ -27,7 +27,7 @@ from schemas.topics import STATE, TOPICS, Topic
 KEPT: Final = tuple(topic for topic in TOPICS if topic.retention_ms is None and topic is not STATE)
 OWN_STATE: Final = b"control/"
 """Keys of the control room in `state`. What the labels stage and the worker keep there speaks of offsets in topics that are not restored."""
-READERS: Final = {"control": ("candidates", "commands"), "training": ("retrains",)}
+READERS: Final = {"control": ("candidates", "commands"), "training": ("retrains",), "majors": ("retrains",)}
 """Groups whose place in the topics is restored with them. The sink starts over: it writes the same rows again, which replace themselves."""
 TRIES: Final = 50
 _PAUSE_SEC: Final = 0.1

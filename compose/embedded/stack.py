@@ -55,6 +55,7 @@ SERVICES: Mapping[str, Service] = {
     "labels": Service(("streams", "labels"), after=("setup",)),
     "worker": Service(("streams", "worker"), after=("setup",)),
     "training": Service(("training",), after=("setup",)),
+    "majors": Service(("training", "majors"), after=("setup",)),
     "control": Service(("control",), after=("setup", "triton")),
 }
 

@@ -29,7 +29,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, committed_or_start, consumer, gather, topic_ids
+from runtime.kafka import admin, callback, committed_or_start, consumer, gather, raise_if_fenced, topic_ids
 from runtime.service import Health, Stop, run
 from runtime.service import Stage as Shown
 from runtime.settings import Settings
@@ -172,7 +172,9 @@ class Labels:
             error = message.error()
             if error is None:
                 received.append(receive(message, arrived_ms))
-            elif error.fatal() or not error.retriable():
+                continue
+            raise_if_fenced(error, f"{NAME}-{self._settings.slot}")
+            if error.fatal() or not error.retriable():
                 raise KafkaException(error)
         return received
 
@@ -197,8 +199,9 @@ class Labels:
         except (TransactionLost, Outage) as error:
             self._health.error(str(error))
             counter("tidemill_transactions_total").labels(NAME, "lost").inc()
-            for place in self._start_over(self._consumer, list(self._next)):
-                self._consumer.seek(place)
+            self._start_over(self._consumer, list(self._next))
+            self._paused = "starts over"
+            self._go_back()
             return
         self._committed(output, places, ends)
 
@@ -239,6 +242,7 @@ class Labels:
         for (model, result), records in output.results.items():
             counter("tidemill_feedback_total").labels(model, result).inc(records)
 
+    @callback
     def _on_assign(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         places = self._start_over(client, [(place.topic, place.partition) for place in partitions])
         client.assign(places)
@@ -246,6 +250,7 @@ class Labels:
             client.pause(places)
         self._paused = "assigned" if places else ""
 
+    @callback
     def _on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         for topic, partition in self._next:
             self._health.drop_stage(f"{topic}[{partition}]")
@@ -322,8 +327,18 @@ class Labels:
 
     def _give_back(self, records: list[Received]) -> None:
         """Go back to before `records`: nothing of them is remembered."""
-        for topic, partition in {(each.topic, each.partition) for each in records}:
-            self._consumer.seek(TopicPartition(topic, partition, self._next[topic, partition]))
+        if records:
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """Read on from `_next`, whatever was fetched ahead; paused if it was.
+
+        Not by `seek`: after one that falls into a broker's restart a partition may stand still until something new is sent to it.
+        """
+        places = [TopicPartition(*place, offset) for place, offset in self._next.items()]
+        self._consumer.assign(places)
+        if places and self._paused:
+            self._consumer.pause(places)
 
     def _tend(self, now_sec: float) -> None:
         """Forget what ClickHouse has, and say how things stand."""

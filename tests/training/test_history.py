@@ -4,78 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from clickhouse_connect.driver.client import Client
 
 from compose.embedded.stack import Stack
 from schemas.spec import ModelSpec
 from tests.training.toys import SPEC, rows, write_model
+from tests.training.warehouse import START_MS, Warehouse, labelled
 from training.history import History, by_age, newest
 from training.rows import LABELS, Rows, no_columns
 from training.snapshot import newest_rows, update_rows
 from warehouse.client import connect
-
-START_MS = 1_700_000_000_000
-
-
-class Warehouse:
-    """Observations and outcomes of one model of its own, written as the sink would."""
-
-    def __init__(self, client: Client, model: str) -> None:
-        self.client, self.model = client, model
-        self.ids: list[uuid.UUID] = []
-
-    def observe(self, count: int, role: str = "live") -> None:
-        """Rows requested a second apart, `x` being their number."""
-        first = len(self.ids)
-        self.ids += [uuid.uuid4() for _ in range(count)]
-        self._insert(
-            "observations",
-            [
-                {
-                    "prediction_id": self.ids[n], "model": self.model, "role": role, "status": "answered",
-                    "requested_at": at(n * 1000), "observed_at": at(n * 1000), "numbers": [float(n), float("nan")],
-                    "texts": [f"text {n}"],
-                }
-                for n in range(first, first + count)
-            ],
-        )  # fmt: skip
-
-    def label(
-        self,
-        numbers: range,
-        joined_ms: int,
-        truth: str = "yes",
-        revision: int = 0,
-        partition: int = 0,
-        role: str = "live",
-    ) -> None:
-        """Labels of the rows `numbers`, joined a millisecond apart from `joined_ms` on (relative to the start)."""
-        self._insert(
-            "outcomes",
-            [
-                {
-                    "prediction_id": self.ids[n], "model": self.model, "role": role, "truth": truth, "label": "no", "loss": 0.5,
-                    "revision": revision, "requested_at": at(n * 1000), "joined_at": at(joined_ms + place),
-                    "feedback_partition": partition, "arm": role,
-                }
-                for place, n in enumerate(numbers)
-            ],
-        )  # fmt: skip
-
-    def _insert(self, table: str, records: list[dict[str, Any]]) -> None:
-        self.client.insert(
-            f"internal.{table}", [list(record.values()) for record in records], column_names=list(records[0])
-        )
-
-
-def at(ms: int) -> datetime:
-    return datetime.fromtimestamp((START_MS + ms) / 1000, UTC)
 
 
 @pytest.fixture
@@ -92,14 +33,6 @@ def warehouse(infrastructure: Stack, spec: ModelSpec) -> Iterator[Warehouse]:
     client = connect(found.clickhouse_url, found.clickhouse_user, found.clickhouse_password)
     yield Warehouse(client, spec.name)
     client.close()
-
-
-def labelled(history: History, through_ms: int, **changes: int) -> dict[int, int]:
-    """x → target of the rows that an order with this watermark sees."""
-    found = history.labelled(START_MS + through_ms, **changes)
-    seen = found.rows(np.arange(len(found)))
-    assert seen.columns.texts.to_pylist() == [f"text {int(x)}" for x in seen.columns.numbers[:, 0]]
-    return {int(x): int(target) for x, target in zip(seen.columns.numbers[:, 0], seen.targets, strict=True)}
 
 
 def test_no_label_from_after_the_watermark_is_used(warehouse: Warehouse, spec: ModelSpec) -> None:

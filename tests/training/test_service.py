@@ -1,7 +1,12 @@
-"""Orders in, candidates out: each order is answered once, whatever dies, and a bad one stops nothing."""
+"""Orders in, candidates out: each order is answered once, whatever dies, a bad one stops nothing, and an update waits for no major."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -21,9 +26,9 @@ from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.events import Candidate, Retrain
 from schemas.topics import CANDIDATES, DEAD_LETTERS, RETRAINS
-from tests.training.toys import order, rows, write_model
+from tests.training.toys import MODULE, first_version, order, rows, write_model
 from training.rows import write_snapshot
-from training.service import main
+from training.service import MAJORS, UPDATES, main
 
 DEADLINE_SEC = 60.0
 
@@ -57,24 +62,26 @@ class Topic:
 
 
 class Bench:
-    """A trainer in a thread, on the toy model, beside a real broker and a real ClickHouse."""
+    """Trainers in threads, on the toy model, beside a real broker and a real ClickHouse."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.candidates, self.dead = Topic(settings, CANDIDATES.name), Topic(settings, DEAD_LETTERS.name)
         self._producer = producer(settings)
-        self._stop, self._thread = Stop(), threading.Thread()
-        self.health = Health("training")
-
-    def start(self) -> None:
         self._stop = Stop()
-        self._thread = threading.Thread(target=main, args=(self.settings, self.health, self._stop))
-        self._thread.start()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, *lanes: str) -> None:
+        self._stop = Stop()
+        for lane in lanes or (UPDATES, MAJORS):
+            thread = threading.Thread(target=main, args=(self.settings, Health(lane), self._stop, lane))
+            thread.start()
+            self._threads.append(thread)
 
     def end(self) -> None:
         self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        while self._threads:
+            self._threads.pop().join()
 
     def send(self, value: Retrain | bytes) -> None:
         raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
@@ -223,3 +230,101 @@ def test_a_record_that_is_no_order_becomes_a_dead_letter(bench: Bench) -> None:
     bench.send(good)
     assert bench.answers(good)[good.event_id][0].passed
     assert bench.dead.wait(lambda values: b"nonsense" in values)
+
+
+HELD = (
+    """
+import os
+import time
+from pathlib import Path
+
+if "TOY_GATE" in os.environ:
+    gate = Path(os.environ["TOY_GATE"])
+    gate.with_suffix(".reached").touch()
+    while gate.exists():
+        time.sleep(0.02)
+"""
+    + MODULE
+)
+"""Training in a process that has TOY_GATE in its environment stands while that file is there."""
+
+
+@contextlib.contextmanager
+def majors(bench: Bench, gate: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m training majors`."""
+    environment = {
+        **os.environ,
+        **bench.settings.environment(),
+        "TIDEMILL_HTTP_PORT": "0",
+        "TOY_GATE": str(gate),
+    }
+    process = subprocess.Popen([sys.executable, "-m", "training", MAJORS], env=environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def reached(gate: Path) -> None:
+    """Wait until a training stands at the gate."""
+    deadline = time.monotonic() + DEADLINE_SEC
+    while not gate.with_suffix(".reached").exists():
+        assert time.monotonic() < deadline, "no training began"
+        time.sleep(0.02)
+
+
+def test_an_update_is_answered_while_a_major_trains(bench: Bench, tmp_path: Path) -> None:
+    write_model(bench.settings.models_dir, module=HELD)
+    base = first_version(bench.settings.models_dir, bench.settings.artifacts_dir)
+    gate = tmp_path / "gate"
+    gate.touch()
+    major = bench.initial(new_version="2.0")
+    updates = [bench.initial(kind="update", new_version=f"1.{n}", base_artifact=base.name) for n in (1, 2)]
+    bench.start(UPDATES)
+    with majors(bench, gate):
+        bench.send(updates[0])
+        bench.send(major)
+        reached(gate)
+        bench.send(updates[1])
+        found = bench.answers(*updates)
+        assert major.event_id not in found
+        gate.unlink()
+        assert bench.answers(major)[major.event_id][0].passed
+
+
+def test_a_kill_in_the_middle_of_a_major_loses_and_doubles_nothing(bench: Bench, tmp_path: Path) -> None:
+    write_model(bench.settings.models_dir, module=HELD)
+    base = first_version(bench.settings.models_dir, bench.settings.artifacts_dir)
+    gate = tmp_path / "gate"
+    gate.touch()
+    before, major, after = bench.initial(), bench.initial(new_version="2.0"), bench.initial(new_version="3.0")
+    update = bench.initial(kind="update", new_version="1.1", base_artifact=base.name)
+    bench.start(UPDATES)
+    with majors(bench, tmp_path / "open"):
+        bench.send(before)
+        bench.answers(before)
+    with majors(bench, gate) as process:
+        for each in (major, update, after):
+            bench.send(each)
+        reached(gate)
+        bench.answers(update)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    bench.send(major)  # sent again, as whoever got no answer might
+    with majors(bench, tmp_path / "open"):
+        found = bench.answers(after, major)
+        last = bench.initial(new_version="4.0")
+        bench.send(last)
+        found = bench.answers(last)
+    assert {name: len(candidates) for name, candidates in found.items()} == {
+        each.event_id: 1 for each in (before, major, update, after, last)
+    }
+    assert [candidate.version for candidate in decoded(bench.candidates.values)] == [
+        "1.0",
+        "1.1",
+        "2.0",
+        "3.0",
+        "4.0",
+    ]
+    assert all(found[each.event_id][0].passed for each in (before, major, after, last))
