@@ -1,11 +1,13 @@
-"""`tidemill train`: rows from a file become a version, by the trainer and the control room that every other version goes through."""
+"""`tidemill train`: rows from a file become a version, by the control room and the trainer that every other version goes through."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import secrets
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,22 +19,25 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.context import settings as find_settings
 from cli.options import data_option, json_option
-from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
-from runtime.compacted import CompactedTopic
 from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer, producer
 from runtime.settings import Settings
-from schemas.artifact import parse_version
 from schemas.errors import UserError
-from schemas.events import Candidate, Retrain, Rollout, RouteTable
-from schemas.identity import name_id
+from schemas.events import Candidate, Command, Event, Retrain, Rollout
 from schemas.spec import ModelSpec, load_spec
-from schemas.topics import CANDIDATES, RETRAINS, ROLLOUTS, ROUTES
+from schemas.topics import CANDIDATES, COMMANDS, RETRAINS, ROLLOUTS
 from training.files import Loaded, load_file
 from training.rows import write_snapshot
 from training.runs import run_files
 
 POLL_SEC: Final = 0.1
+ORDER_SEC: Final = 30.0
+"""How long the control room may take to number the version."""
+_ANSWERS: Final[dict[str, type[Event]]] = {
+    RETRAINS.name: Retrain,
+    CANDIDATES.name: Candidate,
+    ROLLOUTS.name: Rollout,
+}
 
 
 class NotIntroduced(UserError):
@@ -88,10 +93,11 @@ def train(
     spec = load_spec(found.models_dir / model)
     loaded = load_file(path, spec, label)
     report(loaded, path, skip_bad, quiet=as_json)
-    order = order_for(found, spec, loaded, secrets.randbits(31) if seed is None else seed)
+    command = command_for(found, spec, loaded, secrets.randbits(31) if seed is None else seed)
     answers = from_now_on(found)
     try:
-        send(found, order)
+        send(found, command)
+        order = wait_for_order(command, answers)
         console = Console(stderr=True, quiet=as_json)
         answer = wait_for_version(found, order, answers, timeout_sec, console) if wait else None
     finally:
@@ -118,40 +124,23 @@ def report(loaded: Loaded, path: Path, skip_bad: bool, quiet: bool) -> None:
         raise UserError(f"{path}: no row to train on")
 
 
-def order_for(found: Settings, spec: ModelSpec, loaded: Loaded, seed: int) -> Retrain:
-    """Write the rows' snapshot and make the order: version 1.0, or the next major if the model has versions."""
-    sha256 = write_snapshot(found.artifacts_dir, spec.name, loaded.rows)
-    routes = CompactedTopic(found, ROUTES.name)
-    raw = routes.values.get(spec.name.encode())
-    routes.close()
-    route = msgspec.json.decode(raw, type=RouteTable) if raw else None
-    champion, base, major = "", "", 1
-    if route is not None and route.champion:
-        champion = route.champion
-        base = next(arm.artifact for arm in route.arms if arm.role == "live" and arm.version == champion)
-        artifacts = ArtifactStore(found.artifacts_dir).artifacts(spec.name)
-        versions = [champion, *(artifact.partition("-")[0] for artifact in artifacts)]
-        major = max(parse_version(version)[0] for version in versions) + 1
-    at_ms = now_ms()
-    retrain_id = str(name_id("train", spec.name, sha256, seed, at_ms))
-    return Retrain(
-        event_id=retrain_id,
+def command_for(found: Settings, spec: ModelSpec, loaded: Loaded, seed: int) -> Command:
+    """Write the rows' snapshot and make the command. The control room numbers the version: 1.0, or the next major."""
+    return Command(
+        event_id=str(uuid.uuid4()),
         model=spec.name,
-        at_ms=at_ms,
-        kind="initial",
-        reason="from a file",
-        base_version=champion,
-        base_artifact=base,
-        new_version=f"{major}.0",
-        dedupe_key=f"{spec.name}/train/{retrain_id}",
-        labels_through_ms=0,
+        at_ms=now_ms(),
+        action="train",
+        by=getpass.getuser(),
+        snapshot=write_snapshot(found.artifacts_dir, spec.name, loaded.rows),
+        rows=len(loaded.rows),
+        left_out=loaded.read - len(loaded.rows),
         seed=seed,
-        evidence={"snapshot": sha256, "rows": len(loaded.rows), "left_out": loaded.read - len(loaded.rows)},
     )
 
 
-def send(found: Settings, order: Retrain) -> None:
-    """Put the order into `retrains`, acknowledged by the broker.
+def send(found: Settings, command: Command) -> None:
+    """Put the command into `commands`, acknowledged by the broker.
 
     Raises:
         NotIntroduced: the broker did not take it.
@@ -159,26 +148,40 @@ def send(found: Settings, order: Retrain) -> None:
     client = producer(found)
     failures: list[str] = []
     client.produce(
-        RETRAINS.name, msgspec.json.encode(order), order.model.encode(),
+        COMMANDS.name, msgspec.json.encode(command), command.model.encode(),
         on_delivery=lambda error, _: failures.append(error.str()) if error is not None else None,
     )  # fmt: skip
     if client.flush(30) or failures:
         raise NotIntroduced(
-            f"{order.model}: Kafka did not take the order: {failures[0] if failures else 'no answer in 30 s'}"
+            f"{command.model}: Kafka did not take the command: {failures[0] if failures else 'no answer in 30 s'}"
         )
 
 
 def from_now_on(found: Settings) -> Consumer:
-    """A consumer of what the trainer and the control room answer from this moment."""
+    """A consumer of what the control room and the trainer answer from this moment."""
     client = consumer(found, f"train-{uuid.uuid4()}")
     places = []
-    for topic in (CANDIDATES.name, ROLLOUTS.name):
+    for topic in _ANSWERS:
         for partition in client.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic].partitions:
             place = TopicPartition(topic, partition)
             _, place.offset = client.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SEC)
             places.append(place)
     client.assign(places)
     return client
+
+
+def wait_for_order(command: Command, answers: Consumer) -> Retrain:
+    """The order that the control room made of the command.
+
+    Raises:
+        NotIntroduced: it made none in time.
+    """
+    for event in _events(answers, time.monotonic() + ORDER_SEC):
+        if isinstance(event, Retrain) and event.evidence.get("command") == command.event_id:
+            return event
+    raise NotIntroduced(
+        f"{command.model}: no order of the control room in {ORDER_SEC:.0f} s; it will come, the command is kept: see `tidemill status`"
+    )
 
 
 def wait_for_version(
@@ -201,25 +204,28 @@ def wait_for_version(
     candidate: Candidate | None = None
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(f"{order.model} {order.new_version}", total=epochs, state="waits for the trainer")
-        while time.monotonic() < deadline:
+        for event in _events(answers, deadline):
             bar.update(task, **_progress(lines))
-            message = answers.poll(POLL_SEC)
-            if message is None:
-                continue
-            if message.error() is not None:
-                raise KafkaException(message.error())
-            value = message.value() or b""
-            if message.topic() == CANDIDATES.name:
-                answer = msgspec.json.decode(value, type=Candidate)
-                candidate = answer if answer.retrain_id == order.event_id else candidate
-                continue
-            rollout = msgspec.json.decode(value, type=Rollout)
-            if candidate is not None and rollout.evidence.get("retrain") == order.event_id:
-                return Answer(candidate, rollout)
+            if isinstance(event, Candidate) and event.retrain_id == order.event_id:
+                candidate = event
+            elif isinstance(event, Rollout) and event.evidence.get("retrain") == order.event_id and candidate:
+                return Answer(candidate, event)
     stage = "trainer" if candidate is None else "control room"
     raise NotIntroduced(
         f"{order.model} {order.new_version}: no answer of the {stage} in {timeout_sec:.0f} s; see `tidemill status`"
     )
+
+
+def _events(answers: Consumer, deadline: float) -> Iterator[Event | None]:
+    """What is answered until the deadline; None where nothing came for a moment."""
+    while time.monotonic() < deadline:
+        message = answers.poll(POLL_SEC)
+        if message is None:
+            yield None
+            continue
+        if message.error() is not None:
+            raise KafkaException(message.error())
+        yield msgspec.json.decode(message.value() or b"", type=_ANSWERS[message.topic() or ""])
 
 
 def _progress(lines: Path) -> dict[str, Any]:

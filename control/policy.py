@@ -76,6 +76,27 @@ def on_retrain_command(
     )
 
 
+def on_train_command(
+    spec: ModelSpec, route: RouteTable, state: ModelState, command: Command, now_ms: int
+) -> tuple[ModelState, Retrain]:
+    """A version from a file, because a person said so: the first, or the next major."""
+    evidence: Evidence = {
+        "command": command.event_id, "by": command.by, "snapshot": command.snapshot, "rows": command.rows,
+        "left_out": command.left_out,
+    }  # fmt: skip
+    state, order = _order(
+        spec,
+        route,
+        state,
+        "initial",
+        command.reason or "from a file",
+        f"command/{command.event_id}",
+        evidence,
+        now_ms,
+    )
+    return state, order if command.seed is None else msgspec.structs.replace(order, seed=command.seed)
+
+
 def _may_start_major(route: RouteTable, state: ModelState) -> bool:
     return (
         bool(route.champion) and not route.frozen and route.stage == "steady" and "major" not in state.orders
@@ -95,7 +116,7 @@ def _order(
     version = state.next_update(route.champion) if kind == "update" else state.next_major(route.champion)
     # The id holds what makes the order this order, not the clock: decided again after a crash it is the same order.
     retrain_id = str(name_id("retrain", spec.name, version, dedupe_key))
-    base = next(arm for arm in route.arms if arm.role == "live" and arm.version == route.champion)
+    live = (arm.artifact for arm in route.arms if arm.role == "live" and arm.version == route.champion)
     state = state.ordered(Order(retrain_id=retrain_id, kind=kind, version=version, at_ms=now_ms))
     if kind == "major":
         state = msgspec.structs.replace(state, major_ordered_at_ms=now_ms)
@@ -106,10 +127,10 @@ def _order(
         kind=kind,
         reason=reason,
         base_version=route.champion,
-        base_artifact=base.artifact,
+        base_artifact=next(live, ""),
         new_version=version,
         dedupe_key=f"{spec.name}/{dedupe_key}",
-        labels_through_ms=state.joined_through_ms,
+        labels_through_ms=0 if kind == "initial" else state.joined_through_ms,
         seed=name_id("seed", retrain_id).int % (1 << 31),
         evidence=evidence,
     )

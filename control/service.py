@@ -23,7 +23,7 @@ from control.state import ModelState
 from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
-from runtime.kafka import committed_or_start, consumer, raise_if_fenced
+from runtime.kafka import callback, committed_or_start, consumer, raise_if_fenced
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
 from runtime.telemetry import counter
@@ -86,8 +86,9 @@ class ControlRoom:
     def run(self, stop: Stop) -> None:
         """Poll, decide, commit."""
         while not stop.is_set():
-            messages = self._consumer.consume(_BATCH, _POLL_SEC)
-            for message in messages:
+            # `consume` alone would wait for a full batch, and every update with it.
+            first = self._consumer.poll(_POLL_SEC)
+            for message in [first, *self._consumer.consume(_BATCH - 1, 0.0)] if first is not None else []:
                 if (error := message.error()) is not None:
                     raise_if_fenced(error, "control")
                     raise KafkaException(error)
@@ -185,6 +186,9 @@ class ControlRoom:
         if command.action == "retrain":
             self._order(name, *policy.on_retrain_command(spec, route, self._states[name], command, now_ms()))
             return
+        if command.action == "train":
+            self._order(name, *policy.on_train_command(spec, route, self._states[name], command, now_ms()))
+            return
         self._decide(name, rollout.on_command(spec, route, command, self._store.artifacts(name), now_ms()))
 
     def _decide(self, name: str, decision: rollout.Decision | None) -> None:
@@ -260,6 +264,7 @@ class ControlRoom:
                 self._states[name] = msgspec.json.decode(value, type=ModelState)
         states.close()
 
+    @callback
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         client.assign(committed_or_start(client, partitions))
         self._health.set_ready()

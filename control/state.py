@@ -61,7 +61,9 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
         return f"{major}.{max(update, self.highest.get(major, 0)) + 1}"
 
     def next_major(self, champion: str) -> str:
-        """The version number of the next major."""
+        """The version number of the next major; of the first version 1.0, also after it was refused."""
+        if not champion and "initial" not in self.orders:
+            return "1.0"
         majors = [*self.highest, *([parse_version(champion)[0]] if champion else [])]
         return f"{max(majors, default=0) + 1}.0"
 

@@ -146,10 +146,17 @@ class Alert(Event, frozen=True, kw_only=True):
 class Command(Event, frozen=True, kw_only=True):
     """A person's order to the control room."""
 
-    action: Literal["freeze", "unfreeze", "rollback", "approve", "reject", "retrain", "pass"]
+    action: Literal["freeze", "unfreeze", "rollback", "approve", "reject", "retrain", "train", "pass"]
     version: str = ""
     by: str = ""
     reason: str = ""
+    snapshot: str = ""
+    """train: sha256 of the rows in the artifact store."""
+    rows: int = 0
+    left_out: int = 0
+    """train: how many rows of the file had faults and are not in the snapshot."""
+    seed: int | None = None
+    """train: None draws one from the order's id."""
 
 
 class Retrain(Event, frozen=True, kw_only=True):

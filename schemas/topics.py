@@ -113,13 +113,13 @@ ALERTS: Final = Topic(
     partitions=DEFAULT_PARTITIONS, retention_ms=30 * DAY_MS,
 )  # fmt: skip
 COMMANDS: Final = Topic(
-    name="commands", key="model", value="a person's order: freeze, unfreeze, rollback, approve, reject, retrain, pass",
+    name="commands", key="model", value="a person's order: freeze, unfreeze, rollback, approve, reject, retrain, train, pass",
     media_type="application/json", written_by="people", read_by=("control",),
     partitions=1, retention_ms=None,
 )  # fmt: skip
 RETRAINS: Final = Topic(
     name="retrains", key="model", value="reason, evidence, base version, budget, dedupe key",
-    media_type="application/json", written_by="control, people", read_by=("training", "sink"),
+    media_type="application/json", written_by="control", read_by=("training", "sink"),
     partitions=1, retention_ms=None,
 )  # fmt: skip
 CANDIDATES: Final = Topic(

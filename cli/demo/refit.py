@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,17 +20,15 @@ from training.fit import Examples, deterministic, fit
 from training.tensors import scored
 from triton_models.hosting import build_module
 
-REFITS: Final = 40
-
 
 def scheduled_refit(
     models_dir: Path, scenario: Scenario, labels: Labels, seed: int, progress: Progress
 ) -> NDArray[np.bool_]:
-    """Whether the scenario's model would have been right if it had been fitted `REFITS` times, at even distances, on as many of the
+    """Whether the scenario's model would have been right if it had been fitted again and again, at even distances, on as many of the
     newest labelled rows as trained version 1, with the spec's settings: shape (rows - first,)."""
     spec = load_spec(models_dir / scenario.name)
     columns, targets = _columns(scenario, spec), labels.astype(np.float64)
-    stretches = list(available(scenario.first, len(labels), scenario.label_delay_rows, REFITS))
+    stretches = list(available(scenario.first, len(labels), scenario.label_delay_rows))
     found: dict[int, NDArray[np.int64]] = {}
     # One process a core: the replay is over, and a fit keeps to one thread.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:

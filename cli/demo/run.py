@@ -21,8 +21,8 @@ from rich.table import Table
 
 from cli.demo import measures, page, references
 from cli.demo.memory import PeakMemory
-from cli.demo.refit import REFITS, scheduled_refit
-from cli.train import from_now_on, order_for, send, wait_for_version
+from cli.demo.refit import scheduled_refit
+from cli.train import command_for, from_now_on, send, wait_for_order, wait_for_version
 from compose.embedded import parts
 from compose.embedded.running import owner_pid
 from compose.embedded.stack import Stack
@@ -129,14 +129,11 @@ def _train(settings: Settings, scenario: Scenario, options: Options) -> None:
     """Version 1, from the first rows, by the way that `tidemill train` goes."""
     path = options.data_dir / "train.parquet"
     scenario.write_training_file(path)
-    order = order_for(
-        settings,
-        load_spec(settings.models_dir / scenario.name),
-        load_file(path, load_spec(settings.models_dir / scenario.name), "label"),
-        options.seed,
-    )
+    spec = load_spec(settings.models_dir / scenario.name)
+    command = command_for(settings, spec, load_file(path, spec, "label"), options.seed)
     answers = from_now_on(settings)
-    send(settings, order)
+    send(settings, command)
+    order = wait_for_order(command, answers)
     answer = wait_for_version(settings, order, answers, TRAIN_SEC, Console(quiet=True))
     answers.close()
     if answer.rollout.action != "introduce":
@@ -274,11 +271,11 @@ def _right(
         def show(what: str, share: float) -> None:
             status.update(f"computing the references: {what} {share:.0%}")
 
-        name = f"the same model, refitted {REFITS} times on the newest {first:,} labels"
+        name = f"the same model, refitted {references.REFITS} times on the newest {first:,} labels"
         right[name] = scheduled_refit(models_dir, scenario, codes, options.seed, show)
         for name, refit in (
             ("gradient boosting, fitted once", False),
-            ("gradient boosting, refitted 20 times on all labels", True),
+            (f"gradient boosting, refitted {references.REFITS} times on all labels", True),
         ):
             right[name] = references.boosting(table, codes, first, delay, options.seed, refit, show)
     return right

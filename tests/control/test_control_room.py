@@ -22,6 +22,7 @@ from control.service import ControlRoom
 from runtime.kafka import consumer, producer
 from runtime.service import FENCED, Health
 from runtime.settings import Settings
+from schemas.artifact import parse_version
 from schemas.events import Arm, Command, Retrain, Rollout, RouteTable
 from schemas.topics import COMMANDS, RETRAINS, ROLLOUTS, ROUTES
 
@@ -206,3 +207,28 @@ def test_an_order_that_a_crash_swallowed_goes_out_once_with_the_same_id(
         assert retrain.evidence["command"] == command
         assert retrain.dedupe_key == f"{MODEL}/command/{command}"
         assert [one.event_id for one in tried.retrains] == [retrain.event_id] * 2
+
+
+def test_a_file_gets_the_number_after_the_major_that_was_ordered_meanwhile(
+    settings: Settings, champion: RouteTable, tmp_path: Path
+) -> None:
+    file = Command(
+        event_id=str(uuid.uuid4()),
+        model=MODEL,
+        at_ms=0,
+        action="train",
+        by="test",
+        snapshot="0" * 64,
+        rows=9,
+        seed=3,
+    )
+    with written(settings) as seen, control(settings, tmp_path):
+        order(settings, "retrain")
+        write(settings, COMMANDS.name, file)
+        seen.until("retrains", 2)
+    major, trained = seen.retrains
+    assert (trained.kind, trained.seed, trained.evidence["command"]) == ("initial", 3, file.event_id)
+    assert trained.evidence["snapshot"] == "0" * 64
+    assert (trained.base_version, trained.base_artifact) == (champion.champion, champion.arms[0].artifact)
+    numbers = [parse_version(each.new_version)[0] for each in (major, trained)]
+    assert numbers[1] == numbers[0] + 1

@@ -7,7 +7,7 @@ import pytest
 
 from control import policy, rollout
 from control.state import ModelState
-from schemas.events import Alert, Candidate, RouteTable
+from schemas.events import Alert, Candidate, Command, RouteTable
 from schemas.spec import ModelSpec, decode_spec
 
 NOW = 1_700_000_000_000
@@ -96,3 +96,44 @@ def test_an_order_decided_again_after_a_crash_has_the_same_id_and_seed(
     assert orders[0] is not None
     assert orders[1] is not None
     assert (orders[0].event_id, orders[0].seed) == (orders[1].event_id, orders[1].seed)
+
+
+def train(seed: int | None = 5) -> Command:
+    return Command(
+        event_id="c1",
+        model="m",
+        at_ms=NOW,
+        action="train",
+        by="ann",
+        snapshot="0" * 64,
+        rows=90,
+        left_out=10,
+        seed=seed,
+    )
+
+
+def test_a_file_trains_the_first_version_and_names_its_command(spec: ModelSpec) -> None:
+    state, order = policy.on_train_command(spec, rollout.empty_route("m"), ModelState(), train(), NOW)
+    assert (order.kind, order.new_version, order.base_version, order.base_artifact) == (
+        "initial",
+        "1.0",
+        "",
+        "",
+    )
+    assert (order.seed, order.labels_through_ms) == (5, 0)
+    assert order.evidence == {"command": "c1", "by": "ann", "snapshot": "0" * 64, "rows": 90, "left_out": 10}
+    _, second = policy.on_train_command(spec, rollout.empty_route("m"), state, train(), NOW)
+    assert second.new_version == "2.0", "1.0 is being trained"
+    refused = state.answered(order.event_id)
+    assert (
+        policy.on_train_command(spec, rollout.empty_route("m"), refused, train(), NOW)[1].new_version == "1.0"
+    )
+
+
+def test_a_file_and_drift_never_get_one_number(spec: ModelSpec, route: RouteTable) -> None:
+    state, drift = policy.on_alert(spec, route, ModelState(joined_through_ms=NOW), alert(), NOW)
+    _, file = policy.on_train_command(spec, route, state, train(seed=None), NOW)
+    assert drift is not None
+    assert (drift.new_version, file.new_version) == ("2.0", "3.0")
+    assert (file.base_version, file.base_artifact) == ("1.0", "1.0-" + "0" * 12)
+    assert file.seed == policy.on_train_command(spec, route, state, train(seed=None), NOW + 9)[1].seed
