@@ -58,6 +58,11 @@ def quiet(_step: Step) -> None:
     """Report to nobody."""
 
 
+def warm_up() -> None:
+    """Import what torch imports only with its first optimizer: seconds, for which the first update would wait."""
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
     """One thread and torch's generator from `seed`; the caller's state comes back afterwards."""

@@ -38,7 +38,7 @@ from schemas.errors import Outage, Rejection
 from schemas.events import Candidate, Retrain, RetrainKind
 from schemas.topics import CANDIDATES, RETRAINS
 from training.answered import answered, identity
-from training.fit import Step
+from training.fit import Step, warm_up
 from training.tail import Tail
 from training.trainer import Trainer
 from warehouse.client import Refused, connect
@@ -108,6 +108,7 @@ class Service:
             [RETRAINS.name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=lane)
+        self._warm = self._worker.submit(warm_up) if lane == UPDATES else None
 
     def run(self, stop: Stop) -> None:
         """Poll, train, commit."""
@@ -115,6 +116,9 @@ class Service:
         while not stop.is_set():
             message = self._consumer.poll(_POLL_SEC)
             if message is None:
+                if self._warm is not None and self._warm.done():
+                    self._warm.result()
+                    self._warm = None
                 if self._tail is not None:
                     self._tail.read()  # now, or the next order would have to
                 self._pass()

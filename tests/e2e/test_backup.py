@@ -37,7 +37,7 @@ from warehouse.client import connect
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
 MODEL = "electricity"
-SERVICES = ("gateway", "sink", "labels", "training", "control")
+SERVICES = ("gateway", "sink", "labels", "training", "majors", "control")
 LABELLED = 30  # too few for an update: the automaton stays quiet
 ROW = {
     "period": 0.5,
