@@ -27,11 +27,10 @@ from runtime.kafka import consumer, gather
 from runtime.settings import load_settings
 from runtime.transactions import TransactionalProducer
 from schemas.tensors import ARTIFACT_PARAMETER, SCORES
-from schemas.topics import ARROW, JSON
+from schemas.topics import ARROW
 
 GROUP: Final = "bench-limit"
 CHUNK_RECORDS: Final = 8192
-_JSON_HEADERS: Final[Headers] = [("content-type", JSON.encode())]
 _ARROW_HEADERS: Final[Headers] = [("content-type", ARROW.encode())]
 
 
@@ -57,6 +56,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Records whose rows are one micro-batch."""
     tensors: list[Tensor]
     prediction_values: list[bytes]
+    prediction_headers: list[tuple[str, str | bytes | None]]
+    """Of every prediction; of JSON there are none."""
     observation_values: list[bytes]
 
 
@@ -78,9 +79,7 @@ class Loop:
         ahead: dict[str, Any] = {**gather(wait_ms=10), "queued.min.messages": 50_000}
         self._consumer = consumer(settings, GROUP, **ahead)
         self._consumer.subscribe([plan.requests])
-        self._producer = TransactionalProducer(
-            settings, GROUP, **{"delivery.report.only.error": True, "linger.ms": 0.5}
-        )
+        self._producer = TransactionalProducer(settings, GROUP, **{"linger.ms": 0.5})
         self._triton = InferenceServerClient(settings.triton_grpc_url)
         self._inputs = [_input(tensor) for tensor in plan.tensors]
         self._outputs = [InferRequestedOutput(SCORES)]
@@ -125,8 +124,17 @@ class Loop:
         produce = self._producer.produce
         predictions, observations = self._plan.predictions, self._plan.observations
         self._producer.begin()
-        for message, value in zip(messages, islice(self._values, len(messages)), strict=True):
-            produce(predictions, value, message.key(), _JSON_HEADERS, message.partition() or 0)
+        headers = self._plan.prediction_headers
+        if headers:
+            for message, value in zip(messages, islice(self._values, len(messages)), strict=True):
+                produce(predictions, value, message.key(), headers, message.partition() or 0)
+        else:
+            runs: dict[int, list[bytes | None]] = {}
+            for message in messages:
+                runs.setdefault(message.partition() or 0, []).append(message.key())
+            for partition, keys in runs.items():
+                values = list(islice(self._values, len(keys)))
+                self._producer.produce_run(predictions, values, keys, partition)
         for value in islice(self._observations, len(calls)):
             produce(observations, value, b"limit", _ARROW_HEADERS)
         self._producer.poll()

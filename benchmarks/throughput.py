@@ -28,6 +28,7 @@ from benchmarks.report import Line, Result, median, progress, ratio, show
 from benchmarks.stages import Bench, Running, Service, bench, running, start_group
 from benchmarks.subject import SUBJECTS
 from features.encode import encode
+from inference.emit import HEADERS
 from inference.source import GROUP as GATEWAY_GROUP
 from runtime.artifacts import ArtifactStore
 from runtime.kafka import consumer
@@ -137,7 +138,7 @@ def measure(
             progress(f"turn {turn + 1} of {turns}")
             if stage != "end-to-end":
                 backlog = _alone(at, spec, pool, rows, gateways, found)
-                _limit(at, spec, artifact, pool, backlog, found)
+                _limit(at, spec, artifact, pool, kind, backlog, found)
                 if python is not None:
                     _peers(at, python, artifact, backlog, found, missing)
             if stage != "gateway":
@@ -161,9 +162,11 @@ def _alone(at: Bench, spec: ModelSpec, pool: Bodies, rows: int, gateways: int, f
     return backlog
 
 
-def _limit(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies, backlog: Backlog, found: Turns) -> None:
+def _limit(
+    at: Bench, spec: ModelSpec, artifact: str, pool: Bodies, kind: Format, backlog: Backlog, found: Turns
+) -> None:  # fmt: skip
     progress("the limit loop over the same records")
-    plan = limit_plan(at, spec, artifact, pool)
+    plan = limit_plan(at, spec, artifact, pool, kind)
     file = at.folder / "limit.msgpack"
     file.write_bytes(msgspec.msgpack.encode(plan))
     run = follow_group(at, "limit", "benchmarks.limit", [str(file)], LIMIT_GROUP, backlog)
@@ -280,7 +283,7 @@ def wait_for_lag(at: Bench, groups: dict[str, list[str]], timeout_sec: float) ->
             client.close()
 
 
-def limit_plan(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies) -> Plan:
+def limit_plan(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies, kind: Format) -> Plan:
     """Constant tensors of a full micro-batch, and the bytes that the gateway wrote last."""
     state = ArtifactStore(at.settings.artifacts_dir).open(spec.name, artifact).features
     batch_records = max(1, spec.serve.max_batch_rows // pool.rows_per_record)
@@ -296,6 +299,7 @@ def limit_plan(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies) -> Plan:
         requests=request_topic(spec.name), predictions=LIMIT_PREDICTIONS, observations=LIMIT_OBSERVATIONS,
         model=spec.name, artifact=artifact, batch_records=batch_records, tensors=tensors,
         prediction_values=_newest(at, PREDICTIONS.for_model(spec.name), SAMPLED_RECORDS),
+        prediction_headers=HEADERS[kind],
         observation_values=_newest(at, OBSERVATIONS.name, 8),
     )  # fmt: skip
 
