@@ -1,8 +1,9 @@
-"""The gateway commits offsets after the transaction instead of in it: who dies in between answers everything in it again."""
+"""The gateway commits offsets by a timer, as consumers do by themselves, and not in the transaction: what a dead one had answered since comes again."""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Any, Final
 
 from confluent_kafka import KafkaException, TopicPartition
 
@@ -10,24 +11,33 @@ from benchmarks.faults.bugs import replace
 from inference import commit
 from runtime.transactions import TransactionalProducer, TransactionLost
 
+EVERY_SEC: Final = 1.0
+
 
 class Apart(TransactionalProducer):
-    """Remembers the offsets, and has the consumer commit them."""
+    """Gathers the offsets, and has the consumer commit them now and then."""
 
     source: Any = None
-    places: list[TopicPartition]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._places: dict[tuple[str, int], TopicPartition] = {}
+        self._committed_sec = 0.0
 
     def send_offsets(self, places: list[TopicPartition], _group_metadata: object) -> None:
         """Later."""
-        self.places = places
+        self._places |= {(place.topic, place.partition): place for place in places}
 
     def commit(self) -> None:
-        """The outputs, and then the offsets."""
+        """The outputs; the offsets, if it is time."""
         super().commit()
+        if not self._places or time.monotonic() < self._committed_sec + EVERY_SEC:
+            return
         try:
-            self.source._client.commit(offsets=self.places, asynchronous=False)
+            self.source._client.commit(offsets=list(self._places.values()), asynchronous=True)
         except KafkaException as error:
             raise TransactionLost(f"offsets not committed: {error.args[0].str()}") from error
+        self._places, self._committed_sec = {}, time.monotonic()
 
 
 def apply() -> None:
