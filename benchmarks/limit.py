@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     """Records whose rows are one micro-batch."""
     tensors: list[Tensor]
     prediction_values: list[bytes]
-    prediction_headers: list[tuple[str, str | bytes | None]]
+    prediction_headers: list[tuple[str, bytes]]
     """Of every prediction; of JSON there are none."""
     observation_values: list[bytes]
 
@@ -124,7 +124,7 @@ class Loop:
         produce = self._producer.produce
         predictions, observations = self._plan.predictions, self._plan.observations
         self._producer.begin()
-        headers = self._plan.prediction_headers
+        headers: Headers = [*self._plan.prediction_headers]
         if headers:
             for message, value in zip(messages, islice(self._values, len(messages)), strict=True):
                 produce(predictions, value, message.key(), headers, message.partition() or 0)

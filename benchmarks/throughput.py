@@ -28,7 +28,6 @@ from benchmarks.report import Line, Result, median, progress, ratio, show
 from benchmarks.stages import Bench, Running, Service, bench, running, start_group
 from benchmarks.subject import SUBJECTS
 from features.encode import encode
-from inference.emit import HEADERS
 from inference.source import GROUP as GATEWAY_GROUP
 from runtime.artifacts import ArtifactStore
 from runtime.kafka import consumer
@@ -299,7 +298,7 @@ def limit_plan(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies, kind: Fo
         requests=request_topic(spec.name), predictions=LIMIT_PREDICTIONS, observations=LIMIT_OBSERVATIONS,
         model=spec.name, artifact=artifact, batch_records=batch_records, tensors=tensors,
         prediction_values=_newest(at, PREDICTIONS.for_model(spec.name), SAMPLED_RECORDS),
-        prediction_headers=HEADERS[kind],
+        prediction_headers=[] if kind == "json" else list(pool.headers),
         observation_values=_newest(at, OBSERVATIONS.name, 8),
     )  # fmt: skip
 
