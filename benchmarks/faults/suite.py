@@ -26,6 +26,10 @@ SHORT: Final = Patience(quiet_sec=40.0, labels_sec=8.0, metrics_sec=12.0, audit_
 """What a bug has lost does not come, however long one waits."""
 
 
+SURPLUS: Final = frozenset({"duplicated", "shadow_duplicated", "unrequested", "torn", "misordered", "wrong"})
+"""Figures of what is there. The others can also mean that a stage stood still, so they count only if all went on."""
+
+
 class Verdict(NamedTuple):
     """What a run said of a bug."""
 
@@ -103,7 +107,11 @@ def plan(hits: Sequence[Hit]) -> list[Fault]:
 
 def judge(name: str, bug: Bug, found: dict[str, Any], uncontrolled: dict[str, int]) -> Verdict:
     """Caught is a bug by one of its own figures, which must be 0 without it."""
-    caught = any(figure in found["broken"] and figure not in uncontrolled for figure in bug.caught_by)
+    telling = SURPLUS if found["problems"] else found["broken"].keys()
+    caught = any(
+        figure in found["broken"] and figure in telling and figure not in uncontrolled
+        for figure in bug.caught_by
+    )
     return Verdict(name, caught, found["broken"], found["problems"], found["faults"], found["load_sec"])
 
 

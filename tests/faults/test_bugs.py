@@ -76,6 +76,13 @@ def test_a_bug_is_caught_by_its_own_figure_only_and_only_if_that_is_zero_without
     assert not suite.judge("bug", bug, {**found, "broken": {}, "problems": ["it did not start"]}, {}).caught
 
 
+def test_what_is_missing_is_a_bugs_doing_only_if_every_stage_went_on() -> None:
+    bug = Bug(("sink",), "loses rows and doubles others", ("lost", "duplicated"))
+    stood = {"broken": {"lost": 3}, "problems": ["sink has 7 records left"], "faults": 0, "load_sec": 1.0}
+    assert not suite.judge("bug", bug, stood, {}).caught
+    assert suite.judge("bug", bug, {**stood, "broken": {"lost": 3, "duplicated": 1}}, {}).caught
+
+
 def test_the_run_without_a_bug_has_the_faults_of_all_bugs_one_bugs_after_anothers() -> None:
     one = Bug(("sink",), "", (), (Hit("kill", "sink-0", 1.0), Hit("cut", "sink-kafka", 0.5, 2.0)))
     same, other = one._replace(what="like one"), Bug(("labels",), "", (), (Hit("kill", "labels-0", 0.5),))
