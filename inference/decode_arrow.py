@@ -20,7 +20,7 @@ from features.columns import Columns
 from inference.explain import REQUEST_ID_CHARS, problem
 from inference.numbers import Ranges
 from schemas.errors import Rejection
-from schemas.formats import REQUEST_ID
+from schemas.formats import ARROW_UNPACKED_BYTES, REQUEST_ID
 from schemas.spec import BoolFeature, CategoryFeature, IntFeature, ModelSpec, Numeric
 
 _NUMBERS: Final = "numbers (any Arrow integer or float)"
@@ -46,6 +46,7 @@ class ArrowDecoder:
         spec, n = self._spec, batch.num_rows
         try:
             _check_values(batch)
+            _check_repeated(batch)
             if self._checked is None or not batch.schema.equals(self._checked):
                 _check_schema(spec, batch.schema)
                 self._checked = batch.schema
@@ -157,6 +158,18 @@ def _numbers(spec: ModelSpec, batch: pa.RecordBatch) -> tuple[NDArray[Any], NDAr
                 bad |= ~np.isnan(values) & (np.floor(values) != values)
         numbers[:, index] = values
     return numbers, bad
+
+
+def _check_repeated(batch: pa.RecordBatch) -> None:
+    """Refuse dictionaries whose texts would take too much room once each row has its own."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+            total = pc.sum(lengths).as_py() or 0
+            if total > ARROW_UNPACKED_BYTES:
+                raise Rejection(
+                    "oversized", name, f"at most {ARROW_UNPACKED_BYTES} bytes of text", f"found {total} bytes"
+                )
 
 
 def _texts(batch: pa.RecordBatch, name: str, n: int) -> pa.StringArray:

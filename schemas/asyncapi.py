@@ -29,7 +29,14 @@ from schemas.events import (
     WindowMetrics,
 )
 from schemas.feedback import Feedback
-from schemas.formats import ARROW_BYTES, ARROW_ROWS, ARROW_TYPE, CONTENT_TYPES, MSGPACK_TYPE
+from schemas.formats import (
+    ARROW_BYTES,
+    ARROW_ROWS,
+    ARROW_TYPE,
+    ARROW_UNPACKED_BYTES,
+    CONTENT_TYPES,
+    MSGPACK_TYPE,
+)
 from schemas.requests import Envelope, Prediction, Rejected
 from schemas.topics import (  # fmt: skip
     ALERTS,
@@ -92,7 +99,7 @@ _FORMATS: Final = (
             (
                 "arrow",
                 f"1 to {ARROW_ROWS:,}",
-                f"an Arrow IPC stream, a column a feature; at most {ARROW_BYTES >> 20} MiB",
+                f"an Arrow IPC stream, a column a feature; at most {ARROW_BYTES >> 20} MiB, unpacked {ARROW_UNPACKED_BYTES >> 20}",
             ),
         )
     ),

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 import pyarrow as pa
 
+from schemas.arrow_size import unpacked_bytes
 from schemas.errors import Rejection
 from schemas.spec import ModelSpec
 
@@ -31,6 +32,8 @@ REQUEST_ID: Final = "request_id"
 """Column of an Arrow request with the producer's own ids."""
 ARROW_BYTES: Final = 4 * 1024 * 1024
 """Largest Arrow request. Its answer must fit into one record too."""
+ARROW_UNPACKED_BYTES: Final = 16 * 1024 * 1024
+"""Largest once its compressed buffers are unpacked: a few kilobytes can say that they are gigabytes."""
 ARROW_ROWS: Final = 8192
 _ARROW_SCORES: Final = 512 * 1024
 
@@ -60,6 +63,11 @@ def read_arrow(value: bytes, limit_rows: int) -> pa.RecordBatch:
     if len(value) > ARROW_BYTES:
         raise Rejection("oversized", "", f"at most {ARROW_BYTES} bytes", f"found {len(value)} bytes")
     try:
+        unpacked = unpacked_bytes(value)
+        if unpacked > ARROW_UNPACKED_BYTES:
+            raise Rejection(
+                "oversized", "", f"at most {ARROW_UNPACKED_BYTES} bytes unpacked", f"found {unpacked} bytes"
+            )
         with pa.ipc.open_stream(value) as reader:
             batches = list(reader)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from features.columns import Columns
 from inference.decode_arrow import ArrowDecoder
 from inference.numbers import Ranges
+from schemas.arrow_size import unpacked_bytes
 from schemas.errors import Rejection
-from schemas.formats import ARROW_BYTES, arrow_rows_limit, read_arrow, request_rows
+from schemas.formats import ARROW_BYTES, ARROW_UNPACKED_BYTES, arrow_rows_limit, read_arrow, request_rows
 from schemas.spec import decode_spec
 from tests.inference.test_decode import DECODER, GOOD, SPEC
 
@@ -24,6 +27,15 @@ def stream(batch: pa.RecordBatch, *more: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         for one in (batch, *more):
             writer.write_batch(one)
+    return bytes(sink.getvalue())
+
+
+def packed(batch: pa.RecordBatch, codec: str | None) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(
+        sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=codec)
+    ) as writer:  # fmt: skip
+        writer.write_batch(batch)
     return bytes(sink.getvalue())
 
 
@@ -134,6 +146,44 @@ def test_a_record_that_cannot_be_read_is_one_row(value: bytes, reason: str) -> N
         read_arrow(value, arrow_rows_limit(SPEC))
     assert caught.value.reason == reason
     assert request_rows(value, "application/vnd.apache.arrow.stream", arrow_rows_limit(SPEC)) == 1
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_small_record_that_unpacks_to_a_large_one_is_refused_unopened(
+    codec: str, kind: pa.DataType
+) -> None:
+    text = pa.array(["a" * (ARROW_UNPACKED_BYTES + 1)]).cast(kind)
+    value = packed(pa.record_batch({"text": text}), codec)
+    assert len(value) < ARROW_BYTES
+    with pytest.raises(Rejection, match="unpacked") as caught:
+        read_arrow(value, 10)
+    assert caught.value.reason == "oversized"
+    assert read_arrow(packed(batch(3), codec), 10).equals(batch(3))
+
+
+@pytest.mark.parametrize("codec", [None, "zstd", "lz4"])
+def test_the_unpacked_size_is_what_the_reader_allocates(codec: str | None) -> None:
+    wide = pa.record_batch({f"x{i}": np.random.default_rng(i).random(500) for i in range(20)})
+    assert 0 <= unpacked_bytes(packed(wide, codec)) - wide.nbytes < 20 * 64
+
+
+@given(st.data())
+def test_metadata_of_a_stranger_is_a_size_or_no_arrow(data: st.DataObject) -> None:
+    value = bytearray(packed(batch(3, text=pa.array(["a", "b", "a"]).dictionary_encode()), "zstd"))
+    for _ in range(3):
+        value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert unpacked_bytes(bytes(value)) >= 0
+    except ValueError as error:
+        assert str(error)
+
+
+def test_a_dictionary_is_bounded_by_what_its_rows_say() -> None:
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(200, np.int32)), pa.array(["a" * 100_000]))
+    _, accepted, rejections, _ = decoded(batch(200, text=long))
+    assert accepted == []
+    assert set(rejections.values()) == {("oversized", "text")}
 
 
 def test_the_batches_of_a_stream_are_rows_of_one_record() -> None:
