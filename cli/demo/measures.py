@@ -155,6 +155,32 @@ ORDER BY c.at
 LIMIT 1 OFFSET {skip:UInt64}
 """
 
+STEPS: Final = """
+SELECT
+    quantileExact(0.5)(joined - known) AS `join`,
+    quantileExact(0.5)(ordered - joined) AS `order`,
+    quantileExact(0.5)(trained - train_ms - ordered) AS wait,
+    quantileExact(0.5)(train_ms) AS train,
+    quantileExact(0.5)(decided - trained) AS decide,
+    quantileExact(0.5)(first_answer - decided) AS answer
+FROM (
+    SELECT
+        toUnixTimestamp64Milli(l.labeled_at) AS known, toUnixTimestamp64Milli(l.joined_at) AS joined,
+        toUnixTimestamp64Milli(r.at) AS ordered, toUnixTimestamp64Milli(c.at) AS trained, c.train_ms AS train_ms,
+        toUnixTimestamp64Milli(o.at) AS decided, f.first_answer AS first_answer
+    FROM (SELECT * FROM candidates WHERE model = {model:String} AND kind = 'update' AND passed) AS c
+    INNER JOIN (SELECT event_id, at FROM retrains WHERE model = {model:String}) AS r ON r.event_id = c.retrain_id
+    INNER JOIN (SELECT version, at FROM rollouts WHERE model = {model:String} AND action = 'promote_update') AS o ON o.version = c.version
+    INNER JOIN (SELECT prediction_id, labeled_at, joined_at FROM labels WHERE model = {model:String}) AS l
+        ON toString(l.prediction_id) = c.newest_prediction_id
+    INNER JOIN (
+        SELECT version, min(toUnixTimestamp64Milli(observed_at)) AS first_answer
+        FROM predictions WHERE model = {model:String} AND status = 'answered' GROUP BY version
+    ) AS f ON f.version = c.version
+)
+"""
+"""The median of each step on the way from an update's newest label to its first answer, ms."""
+
 
 def statements() -> dict[str, str]:
     """Figure → its SQL."""
@@ -171,6 +197,12 @@ def measure(client: Client, model: str, delay: int) -> dict[str, Any]:
         rows = client.query(sql, parameters={"model": model, "delay": delay}).result_rows
         found[name] = _number(rows[0][0]) if rows else None
     return found
+
+
+def steps(client: Client, model: str) -> dict[str, Any]:
+    """Step on the way from label to live → its median, ms; None where no update went live."""
+    (row,) = table(client, STEPS, model=model)
+    return {step: None if ms is None or ms != ms else round(float(ms), 1) for step, ms in row.items()}
 
 
 def table(client: Client, sql: str, **parameters: Any) -> list[Mapping[str, Any]]:

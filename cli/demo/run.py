@@ -240,6 +240,7 @@ def _figures(
         "latency_p99_ms": round(replayed.latency_percentile_ms(99), 1),
         "events_per_s": round(model.requests / max(visible_ms - first_ms, 1) * 1000, 1),
         "label_to_live_p50_ms": measured["label_to_live_p50_ms"],
+        "label_to_live_steps_ms": measures.steps(warehouse, scenario.name),
         "label_lead_rows_min": measured["label_lead_rows_min"],
         "paired_rows": measured["paired_rows"],
     }  # fmt: skip
@@ -348,6 +349,7 @@ def _summary(console: Console, figures: Mapping[str, Any], right: Mapping[str, N
     for name, rows in right.items():
         table.add_row(name, f"{rows.mean():.4f}", style="bold" if name == "with the loop" else "")
     console.print(table)
+    steps = ", ".join(f"{step} {ms}" for step, ms in figures["label_to_live_steps_ms"].items())
     console.print(
         f"{figures['requests']:,} requests: {figures['answered']:,} answered, {figures['rejected']:,} rejected, "
         f"[bold]{figures['missing']} missing, {figures['duplicated']} duplicated[/], {figures['kills']} kills\n"
@@ -355,7 +357,7 @@ def _summary(console: Console, figures: Mapping[str, Any], right: Mapping[str, N
         f"{figures['update_promotions']} updates and {figures['major_promotions']} majors went live, "
         f"{figures['candidates_refused']} refused, {figures['rollbacks']} reverted\n"
         f"latency p50 {figures['latency_p50_ms']} ms, p99 {figures['latency_p99_ms']} ms; {figures['events_per_s']:,} events/s; "
-        f"label to live p50 {figures['label_to_live_p50_ms']} ms; memory {figures['peak_pss_mb']:,} MB; "
+        f"label to live p50 {figures['label_to_live_p50_ms']} ms ({steps}); memory {figures['peak_pss_mb']:,} MB; "
         f"set-up {figures['setup_s']} s, in all {figures['run_s']} s",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
