@@ -9,13 +9,19 @@ Whatever goes wrong inside a transaction ends in one of two ways:
 
 librdkafka does not implement KIP-890's second transaction version, so a time-out of begin, commit or abort is ambiguous and the
 producer that saw it must not be used again.
+
+Its `send_offsets_to_transaction` ignores its time-out, and waits for ever if the group's coordinator goes away in the middle of it
+(librdkafka issues 5456 and 5511; seen at every kill of a broker under load). So each call is made in a thread that can be left behind.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Final, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
@@ -29,7 +35,9 @@ log = logging.getLogger(__name__)
 _FENCING: Final = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 )
-_CALL_TIMEOUT_SEC: Final = 10.0
+_CALL_TIMEOUT_SEC: Final = 5.0
+_HUNG_SEC: Final = 2 * _CALL_TIMEOUT_SEC
+"""A call that has not come back by then never will."""
 _INIT_TIMEOUT_SEC: Final = 30.0
 
 
@@ -52,53 +60,53 @@ class TransactionalProducer:
                 **overrides,
             },
         )
-        self._delivery_error: KafkaError | None = None
         self._open = False
+        self._caller = _Caller()
         self._producer = self._initialised()
 
     def begin(self) -> None:
         """Open a transaction; nothing to do if one is open."""
         if self._open:
             return
-        self._delivery_error = None
         self._guard(self._producer.begin_transaction)
         self._open = True
 
     def produce(self, topic: str, value: bytes | None, key: bytes | None = None, headers: Headers | None = None,
                 partition: int = -1, timestamp_ms: int = 0) -> None:  # fmt: skip
-        """Add one record to the open transaction; waits while the local queue is full."""
+        """Add one record to the open transaction; waits while the local queue is full.
+
+        No delivery is reported: one that fails makes `commit` fail. A report would take the interpreter's lock for each record.
+        """
         while True:
             try:
-                self._producer.produce(
-                    topic, value, key, partition, self._delivered, None, timestamp_ms, headers
-                )
+                self._producer.produce(topic, value, key, partition, None, None, timestamp_ms, headers)
                 return
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise self._lost(error) from error
+                self._raise_if_fenced(error)
+                raise self._lost(error.args[0].str()) from error
 
     def produce_run(
         self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], partition: int
     ) -> None:
         """Add records without headers to the open transaction, in order: in half the time of one `produce` each."""
-        produce, delivered = self._producer.produce, self._delivered
+        produce = self._producer.produce
         for value, key in zip(values, keys, strict=True):
             try:
-                produce(topic, value, key, partition, delivered)
+                produce(topic, value, key, partition)
             except (BufferError, KafkaException):
                 self.produce(topic, value, key, None, partition)  # waits, or says what it means
                 produce = self._producer.produce
 
     def poll(self) -> None:
-        """Serve delivery reports; call now and then in a long transaction."""
+        """Let the client forget what was delivered; call now and then in a long transaction."""
         self._producer.poll(0)
 
     def send_offsets(self, places: list[TopicPartition], group_metadata: object) -> None:
         """Add consumed positions (next offset to read) to the transaction, with the group metadata captured when they were polled."""
-        self._guard(
-            lambda: self._producer.send_offsets_to_transaction(places, group_metadata, _CALL_TIMEOUT_SEC)
-        )
+        send = self._producer.send_offsets_to_transaction
+        self._guard(lambda: send(places, group_metadata, _CALL_TIMEOUT_SEC))
 
     def commit(self) -> None:
         """Commit: all of it is visible to read-committed readers, or none.
@@ -109,11 +117,9 @@ class TransactionalProducer:
         """
         if not self._open:
             return
-        self._guard(lambda: self._producer.commit_transaction(_CALL_TIMEOUT_SEC))
+        commit = self._producer.commit_transaction
+        self._guard(lambda: commit(_CALL_TIMEOUT_SEC))
         self._open = False
-        if self._delivery_error is not None:
-            # librdkafka refuses to commit after a failed delivery; this says so if it ever should not.
-            raise AssertionError(f"committed after a failed delivery: {self._delivery_error}")
 
     def abort(self) -> None:
         """Abort what is open; nothing to do if nothing is."""
@@ -137,10 +143,7 @@ class TransactionalProducer:
             self.abort()
         except Fenced:
             log.info("%s: fenced while closing", self._transactional_id)
-
-    def _delivered(self, error: KafkaError | None, _message: object) -> None:
-        if error is not None:
-            self._delivery_error = error
+        self._caller.leave()
 
     def _initialised(self) -> Producer:
         client = self._make()
@@ -157,24 +160,61 @@ class TransactionalProducer:
         """Run a transactional call; a retriable error is retried by calling again, any other loses the transaction."""
         for attempt in range(5):
             try:
-                call()
+                self._caller.run(call, _HUNG_SEC)
                 return
+            except TimeoutError:
+                self._caller.leave()
+                self._caller = _Caller()
+                raise self._lost(f"a call has not come back within {_HUNG_SEC:g} s") from None
             except KafkaException as error:
                 kafka_error: KafkaError = error.args[0]
                 # A time-out of commit is retriable to librdkafka: calling again continues the same commit.
                 if kafka_error.retriable() and not kafka_error.txn_requires_abort() and attempt < 4:
                     continue
-                raise self._lost(error) from error
+                self._raise_if_fenced(error)
+                raise self._lost(kafka_error.str()) from error
 
-    def _lost(self, error: KafkaException) -> TidemillError:
+    def _lost(self, why: str) -> TidemillError:
         """Make the producer usable again and say what became of the transaction."""
-        self._raise_if_fenced(error)
         self._open = False
         # Always a new producer, though librdkafka calls some errors abortable: after a delivery that the broker refused, the
         # transaction that follows the abort fails too (skipped sequence numbers). Initialising aborts what is open.
         self._producer = self._initialised()
-        return TransactionLost(f"{self._transactional_id}: {error.args[0].str()}")
+        return TransactionLost(f"{self._transactional_id}: {why}")
 
     def _raise_if_fenced(self, error: KafkaException) -> None:
         if error.args[0].code() in _FENCING:
             raise Fenced(f"{self._transactional_id}: another process has taken over") from error
+
+
+_Call: TypeAlias = tuple[Future[None], Callable[[], Any]]
+
+
+class _Caller:
+    """Makes calls one after another in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        threading.Thread(target=_serve, args=(self._calls,), name="transactions", daemon=True).start()
+
+    def run(self, call: Callable[[], Any], timeout_sec: float) -> None:
+        """Make a call. Raises what it raises, or `TimeoutError`: then it goes on, and this caller must be left."""
+        done: Future[None] = Future()
+        self._calls.put((done, call))
+        done.result(timeout_sec)
+
+    def leave(self) -> None:
+        """End the thread once the call that it is in comes back."""
+        self._calls.put(None)
+
+
+def _serve(calls: SimpleQueue[_Call | None]) -> None:
+    while (wanted := calls.get()) is not None:
+        done, call = wanted
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+        del wanted, done, call  # a producer that was replaced meanwhile ends with the last that speaks of it

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 
 import msgspec
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 
 from compose.embedded.stack import Stack
+from runtime import transactions
 from runtime.compacted import CompactedTopic
 from runtime.kafka import admin, committed_or_start, consumer, create_topics, topic_ids
 from runtime.settings import Settings
@@ -67,6 +69,37 @@ def test_a_successor_fences_and_what_was_open_is_gone(settings: Settings, topic:
         zombie.commit()
     assert set(committed(settings, topic)) == {b"successor"}
     successor.close()
+
+
+class Hanging:
+    """A producer in whose hands the offsets are never sent."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self.released = threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._producer, name)
+
+    def send_offsets_to_transaction(self, *_: object) -> None:
+        self.released.wait()
+
+
+def test_a_call_that_never_comes_back_loses_the_transaction_and_the_producer_goes_on(
+    settings: Settings, topic: str, writer: TransactionalProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "_HUNG_SEC", 0.5)
+    hanging = Hanging(writer._producer)
+    monkeypatch.setattr(writer, "_producer", hanging)
+    writer.begin()
+    writer.produce(topic, b"1", key=b"lost")
+    with pytest.raises(TransactionLost, match="has not come back"):
+        writer.send_offsets([], None)
+    writer.begin()
+    writer.produce(topic, b"1", key=b"next")
+    writer.commit()
+    hanging.released.set()
+    assert set(committed(settings, topic)) == {b"next"}
 
 
 def test_a_record_that_is_too_large_loses_the_transaction_and_the_producer_goes_on(
