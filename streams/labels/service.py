@@ -199,9 +199,8 @@ class Labels:
         except (TransactionLost, Outage) as error:
             self._health.error(str(error))
             counter("tidemill_transactions_total").labels(NAME, "lost").inc()
-            self._start_over(self._consumer, list(self._next))
-            self._paused = "starts over"
-            self._go_back()
+            for place in self._start_over(self._consumer, list(self._next)):
+                self._consumer.seek(place)
             return
         self._committed(output, places, ends)
 
@@ -327,18 +326,8 @@ class Labels:
 
     def _give_back(self, records: list[Received]) -> None:
         """Go back to before `records`: nothing of them is remembered."""
-        if records:
-            self._go_back()
-
-    def _go_back(self) -> None:
-        """Read on from `_next`, whatever was fetched ahead; paused if it was.
-
-        Not by `seek`: after one that falls into a broker's restart a partition may stand still until something new is sent to it.
-        """
-        places = [TopicPartition(*place, offset) for place, offset in self._next.items()]
-        self._consumer.assign(places)
-        if places and self._paused:
-            self._consumer.pause(places)
+        for topic, partition in {(each.topic, each.partition) for each in records}:
+            self._consumer.seek(TopicPartition(topic, partition, self._next[topic, partition]))
 
     def _tend(self, now_sec: float) -> None:
         """Forget what ClickHouse has, and say how things stand."""
