@@ -209,26 +209,22 @@ def test_an_order_that_a_crash_swallowed_goes_out_once_with_the_same_id(
         assert [one.event_id for one in tried.retrains] == [retrain.event_id] * 2
 
 
-def test_a_file_gets_the_number_after_the_major_that_was_ordered_meanwhile(
+def test_files_get_numbers_of_their_own_and_orders_that_name_their_commands(
     settings: Settings, champion: RouteTable, tmp_path: Path
 ) -> None:
-    file = Command(
-        event_id=str(uuid.uuid4()),
-        model=MODEL,
-        at_ms=0,
-        action="train",
-        by="test",
-        snapshot="0" * 64,
-        rows=9,
-        seed=3,
-    )
+    files = [
+        Command(
+            event_id=str(uuid.uuid4()), model=MODEL, at_ms=0, action="train", by="test", snapshot=digit * 64, rows=9, seed=3
+        )
+        for digit in "01"
+    ]  # fmt: skip
     with written(settings) as seen, control(settings, tmp_path):
-        order(settings, "retrain")
-        write(settings, COMMANDS.name, file)
+        for file in files:
+            write(settings, COMMANDS.name, file)
         seen.until("retrains", 2)
-    major, trained = seen.retrains
-    assert (trained.kind, trained.seed, trained.evidence["command"]) == ("initial", 3, file.event_id)
-    assert trained.evidence["snapshot"] == "0" * 64
-    assert (trained.base_version, trained.base_artifact) == (champion.champion, champion.arms[0].artifact)
-    numbers = [parse_version(each.new_version)[0] for each in (major, trained)]
-    assert numbers[1] == numbers[0] + 1
+    for file, order_ in zip(files, seen.retrains, strict=True):
+        assert (order_.kind, order_.seed, order_.evidence["command"]) == ("initial", 3, file.event_id)
+        assert order_.evidence["snapshot"] == file.snapshot
+        assert (order_.base_version, order_.base_artifact) == (champion.champion, champion.arms[0].artifact)
+    first, second = (parse_version(each.new_version)[0] for each in seen.retrains)
+    assert second == first + 1
