@@ -150,7 +150,7 @@ class Gateway:
         while True:
             await model.waiting.wait()
             await model.routed.wait()
-            await model.fill()
+            await model.fill(self._progress)
             if model.route is not None and not model.route.live:
                 await self._routes.confirm(model)
             while self._progress.ready_rows >= READY_ROWS:
@@ -212,6 +212,9 @@ class Gateway:
             try:
                 while await self._in(self._committer_thread, self._committer.commit):
                     self._committed.set()
+                    for model in self._served:
+                        if not self._progress.under_way(model.requests, model.redrives):
+                            model.go()
                     await self._gather()
                 await self._halt()
             except (TransactionLost, Outage) as error:

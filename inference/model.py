@@ -83,13 +83,20 @@ class Model:
         if self._rows >= self.spec.serve.max_batch_rows:
             self._filled.set()
 
-    async def fill(self) -> None:
-        """Wait for a full micro-batch, but no longer than the oldest row's `latency_budget_ms`: a transaction costs the broker as much
-        for one row as for a thousand."""
+    async def fill(self, progress: Progress) -> None:
+        """While a micro-batch is under way, wait for a full one or for `go`, but no longer than the oldest row's `latency_budget_ms`: a
+        transaction costs the broker as much for one row as for a thousand. A lone row does not wait."""
+        if not progress.under_way(self.requests, self.redrives):
+            return
         due = self._oldest_sec + self.spec.serve.latency_budget_ms / 1000
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(due):
                 await self._filled.wait()
+
+    def go(self) -> None:
+        """What was under way is committed: whatever waits for company goes now."""
+        if self._inbox:
+            self._filled.set()
 
     def take(self, progress: Progress) -> list[tuple[Slice, list[Message]]]:
         """The next micro-batch, begun in `progress`: at most `max_batch_rows` rows or one record, [] if none wait.

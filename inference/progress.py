@@ -188,6 +188,11 @@ class Progress:
         with self._lock:
             return list(self._assignments.values())
 
+    def under_way(self, *topics: str) -> bool:
+        """Whether a slice of `topics` was begun and is not committed."""
+        with self._lock:
+            return any(a.pending for (name, _), a in self._assignments.items() if name in topics)
+
     def held(self, *topics: str) -> tuple[int, int]:
         """(records, bytes) of `topics` in memory."""
         with self._lock:

@@ -92,7 +92,7 @@ class Serve(_Table, frozen=True):
     """shared: one Triton model hosts all versions in one process, chosen by a request parameter."""
     max_batch_rows: Positive = 1024
     latency_budget_ms: Positive = 20
-    """How long a row may wait for its micro-batch to fill."""
+    """How long a row may wait for its micro-batch to fill, while another is under way."""
     timeout_ms: Positive = 5000
     """An inference that takes longer counts as failed; the rows are retried."""
     max_request_bytes: Positive = 65_536
