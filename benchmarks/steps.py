@@ -72,7 +72,7 @@ def measure(subject: str, kind: Format, seed: int, step_sec: float) -> Result:
     spec = decode_spec(SUBJECTS[subject].spec_toml(), subject)
     pool = bodies(spec, kind, seed)
     records = max(1, spec.serve.max_batch_rows // pool.rows_per_record)
-    headers: Headers | None = list(pool.headers) if kind != "json" else None
+    headers: Headers = list(pool.headers)
     messages = [
         Message(
             topic=f"requests.{subject}", partition=0, offset=i, key=b"entity-%d" % i, timestamp=(1, AT_MS),
