@@ -44,8 +44,8 @@ _SLOW_KILLED_GATEWAYS: Final = (
 )
 _KILLED_SINKS: Final = _in_turns("kill", ("sink-0", "sink-1"), 4, 2.0)
 _KILLED_WORKERS: Final = (
-    # Faust takes some seconds to start: one that is killed before has done nothing.
-    *_in_turns("kill", ("worker-0", "worker-1"), 4, 6.0, first_sec=4.0),
+    # Faust takes some seconds until it counts: a worker that is killed before has done nothing.
+    *_in_turns("kill", ("worker-0", "worker-1"), 4, 6.0, first_sec=12.0),
 )
 _LOST_ANSWERS: Final = (Hit("lose_answers", "sink-clickhouse", 1.0, 4.0),)
 
@@ -68,7 +68,7 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "revoked_results_produced": Bug(
         ("gateway",), "results of a revoked partition are committed, with metadata fetched afresh", ("duplicated",),
-        (Hit("delay", "gateway-triton", 0.0, 14.0), Hit("scale_out", "gateway-2", 1.0, 5.0), Hit("scale_in", "gateway-1", 10.0, 3.0)),
+        (Hit("delay", "gateway-triton", 0.0, 22.0), Hit("scale_out", "gateway-2", 1.0, 18.0)),
     ),
     "completed_not_contiguous": Bug(
         ("gateway",), "what is complete is committed, though not what is before it", ("misordered", "lost"),
@@ -130,15 +130,15 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "outputs_before_state": Bug(
         ("worker",), "outputs are one transaction, state and offset another", ("metrics_mismatch",),
-        (Hit("delay", "worker-kafka", 0.0, 23.0), *_KILLED_WORKERS),
+        (Hit("delay", "worker-kafka", 8.0, 24.0), *_KILLED_WORKERS),
     ),
     "worker_not_fenced": Bug(
         ("worker",), "a transactional id for each process", ("metrics_mismatch",),
-        (Hit("stop_past_session", "worker-0", 0.5, 13.0), Hit("stop_past_session", "worker-1", 16.0, 13.0)),
+        (Hit("stop_past_session", "worker-0", 12.0, 13.0), Hit("stop_past_session", "worker-1", 28.0, 13.0)),
     ),
     "ambiguous_save_is_success": Bug(
         ("worker",), "a save whose commit failed, or nobody knows, is taken for written", ("metrics_mismatch",),
-        (Hit("lose_answers", "worker-kafka", 1.0, 7.0),),
+        (Hit("lose_answers", "worker-kafka", 12.0, 7.0),),
     ),
 }  # fmt: skip
 """Module's name → bug."""
