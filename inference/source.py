@@ -235,12 +235,12 @@ class Source:
 
 def _by_place(messages: list[Message]) -> dict[Place, list[Message]]:
     """Records by topic and partition, each in the order in which they were read."""
-    places = list(
-        zip([m.topic() or "" for m in messages], [m.partition() or 0 for m in messages], strict=True)
+    places: list[Place] = list(
+        zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)  # type: ignore[arg-type]  # a consumed record has both
     )
-    if len(set(places)) == 1:
+    found: dict[Place, list[Message]] = {place: [] for place in dict.fromkeys(places)}
+    if len(found) == 1:
         return {places[0]: messages}
-    found: dict[Place, list[Message]] = {place: [] for place in places}
     for message, place in zip(messages, places, strict=True):
         found[place].append(message)
     return found
