@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from compose.embedded.stack import Stack
@@ -33,8 +34,11 @@ FIRST_MS = 1_700_000_000_000
 
 
 @pytest.fixture(scope="module")
-def settings(infrastructure: Stack) -> Settings:
-    return infrastructure.settings
+def settings(infrastructure: Stack, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A deployment of one model: of several, a gateway that joins is given whole models, as librdkafka's sticky assignor balances."""
+    models_dir = tmp_path_factory.mktemp("models")
+    (models_dir / MODEL).symlink_to(infrastructure.settings.models_dir / MODEL)
+    return msgspec.structs.replace(infrastructure.settings, models_dir=models_dir)
 
 
 class Load:
