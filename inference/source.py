@@ -214,6 +214,8 @@ class Source:
             )
             self._paused.discard((place.topic, place.partition))
         self._client.incremental_assign(starts)
+        # librdkafka remembers a pause across assignments, and `_paused` does not.
+        self._client.resume(starts)
 
     def _pause(self, topics: Collection[str]) -> None:
         """Make the paused partitions those of `topics`, and those that have halted. A pause drops what was fetched ahead, so it is for long waits."""

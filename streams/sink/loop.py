@@ -328,6 +328,8 @@ class Sink:
                 TopicPartition(place.topic, place.partition, OFFSET_BEGINNING if start is None else start)
             )
         client.incremental_assign(starts)
+        # librdkafka remembers a pause across assignments, and `_stopped` does not.
+        client.resume(starts)
         log.info("assigned %s", ", ".join(f"{place.topic}:{place.partition}" for place in assigned))
 
     @callback
