@@ -168,23 +168,34 @@ def _said(reader: Consumer, topic: str, retained: dict[int, _Retained]) -> str:
 
 def _oldest_ms(reader: Consumer, topic: str, retained: Mapping[int, _Retained]) -> dict[int, int]:
     """Timestamp of the first record of each partition that has one."""
-    unread = {partition for partition, marks in retained.items() if marks.low < marks.high}
-    reader.assign([TopicPartition(topic, p, retained[p].low) for p in unread])
     found: dict[int, int] = {}
     try:
-        for _ in range(round(REQUEST_TIMEOUT_SEC / _POLL_SEC)):
-            if not unread:
-                return found
-            for message in reader.consume(100, _POLL_SEC):
-                partition, error = message.partition() or 0, message.error()
-                if error is None:
-                    found.setdefault(partition, message.timestamp()[1])
-                elif error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
-                unread.discard(partition)
+        # One after the other: what one partition has fetched ahead would come before the first record of the next.
+        for partition, marks in retained.items():
+            if marks.low < marks.high:
+                first = _first(reader, TopicPartition(topic, partition, marks.low))
+                if first is not None:
+                    found[partition] = first.timestamp()[1]
     finally:
         reader.unassign()
-    raise Outage(f"Kafka: {topic}: its first records cannot be read")
+    return found
+
+
+def _first(reader: Consumer, place: TopicPartition) -> Message | None:
+    """The first record that can be read at or after a place; None if there is none."""
+    reader.assign([place])
+    deadline = time.monotonic() + REQUEST_TIMEOUT_SEC
+    while time.monotonic() < deadline:
+        message = reader.poll(_POLL_SEC)
+        if message is None or (message.topic(), message.partition()) != (place.topic, place.partition):
+            continue
+        error = message.error()
+        if error is None:
+            return message
+        if error.code() == KafkaError._PARTITION_EOF:
+            return None
+        raise KafkaException(error)
+    raise Outage(f"Kafka: {place.topic}: its first records cannot be read")
 
 
 def _iso(at_ms: int) -> str:

@@ -170,8 +170,10 @@ class Source:
             self._begin(both)
 
     def _with_followers(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        following = [TopicPartition(self._followers[place.topic], place.partition) for place in partitions]
-        return [*partitions, *following]
+        """`partitions` and what follows them. A static member comes back to what it had, also of a model that it no longer knows."""
+        known = [place for place in partitions if place.topic in self._followers]
+        following = [TopicPartition(self._followers[place.topic], place.partition) for place in known]
+        return [*known, *following]
 
     @callback
     def _revoked(self, client: Consumer, partitions: list[TopicPartition]) -> None:
