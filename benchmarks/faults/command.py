@@ -22,7 +22,7 @@ from benchmarks.faults import outcomes, report, schedule
 from benchmarks.faults.actions import Event, Executor
 from benchmarks.faults.bugs.table import BUGS
 from benchmarks.faults.load import Load
-from benchmarks.faults.monitor import Monitor, wait_caught_up
+from benchmarks.faults.monitor import Monitor, Recovery, wait_caught_up
 from benchmarks.faults.proxy import Links
 from benchmarks.faults.rows import MODEL
 from benchmarks.faults.verify import Account, verify
@@ -138,7 +138,7 @@ class Run:
         self._orphan_after_sec = orphan_after_sec
         self._bug = bug
         self._patience = patience
-        self._recoveries: Mapping[int, Any] = {}
+        self._recoveries: Mapping[int, Recovery] = {}
         self._began = 0.0
 
     def run(self, duration_sec: float) -> dict[str, Any]:
@@ -156,8 +156,11 @@ class Run:
                 self._break(world, load, monitor, duration_sec)
                 load_sec = time.monotonic() - started
                 load.finish()
-                problems = self._quiet(world.settings, load)
+                problems = self._quiet(world, load)
                 self._recoveries = dict(monitor.recoveries)
+                for event in self.events:
+                    recovery = self._recoveries.get(event.fault.number)
+                    event.recovered_sec = None if recovery is None else recovery.at - self._began
             finally:
                 monitor.close()
             say("accounting")
@@ -195,16 +198,17 @@ class Run:
             time.sleep(0.2)
             load.check()
 
-    def _quiet(self, settings: Settings, load: Load) -> list[str]:
-        """Wait until all that was sent is through; what is not by then is a problem of its own."""
+    def _quiet(self, world: World, load: Load) -> list[str]:
+        """Wait until all that was sent is through; what is not by then is a problem of its own, told with what the processes say."""
         say("quiet: waiting for the stages to catch up")
+        settings = world.settings
         client = _warehouse(settings)
         try:
             wait_caught_up(settings, ("gateway", "sink", "labels"), self._patience.quiet_sec)
             outcomes.wait_for_labels(client, self._seed, load.ledger.sent, self._patience.labels_sec)
             wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
         except TimeoutError as error:
-            return [str(error)]
+            return [str(error), *(json.dumps(row) for row in world.status().values())]
         finally:
             client.close()
         return []
@@ -231,9 +235,12 @@ class Run:
                 "began_sec": event.began_sec,
                 "ended_sec": event.ended_sec,
                 "failure": event.failure,
-                "recovery_sec": getattr(self._recoveries.get(event.fault.number), "took_sec", None),
+                "recovered_sec": event.recovered_sec,
+                "recovery_sec": recovery and recovery.took_sec,
+                "slowest": recovery and recovery.slowest,
             }
             for event in self.events
+            for recovery in (self._recoveries.get(event.fault.number),)
         ]
         (self._folder / "faults.json").write_text(json.dumps(rows, indent=1))
 

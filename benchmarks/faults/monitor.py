@@ -47,10 +47,12 @@ class _Pending:
 
 @dataclass
 class Recovery:
-    """Of one fault: when it had recovered (monotonic seconds), and how long that took from the last end of a fault that hit the same."""
+    """Of one fault: when it had recovered (monotonic seconds), how long that took from the last end of a fault that hit the same, and
+    which stage was the last to recover ("" if it hit none)."""
 
     at: float
     took_sec: float
+    slowest: str
 
 
 class Offsets:
@@ -83,10 +85,12 @@ class Offsets:
             self._clients[stage] = consumer(self._settings, stage, **options)
         return self._clients[stage]
 
-    def lag(self, stage: str) -> int:
-        """Records that are there and not committed, markers counted as records."""
+    def lags(self, stage: str) -> Places:
+        """Records that are there and not committed, markers counted as records; only where there are any."""
         committed = self.committed(stage)
-        return sum(max(end - committed[place], 0) for place, end in self.ends(stage).items())
+        return {
+            place: end - committed[place] for place, end in self.ends(stage).items() if end > committed[place]
+        }
 
     def forget(self) -> None:
         """After the broker was away: a client that saw that may wait long before it tries again."""
@@ -111,18 +115,16 @@ def wait_caught_up(settings: Settings, stages: tuple[str, ...], deadline_sec: fl
         for stage in stages:
             while True:
                 try:
-                    lag = offsets.lag(stage)
-                except KafkaException:
-                    lag = -1
+                    lags = offsets.lags(stage)
+                except KafkaException as error:
+                    left = f"is {error}, says Kafka"
                     offsets.forget()
-                if lag == 0:
-                    break
+                else:
+                    if not lags:
+                        break
+                    left = ", ".join(f"{topic}:{number} {lag}" for (topic, number), lag in lags.items())
                 if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"{stage} has {lag} records left after {deadline_sec:.0f} s"
-                        if lag > 0
-                        else f"Kafka does not say how far {stage} is"
-                    )
+                    raise TimeoutError(f"records left of {stage} after {deadline_sec:.0f} s: {left}")
                 time.sleep(TICK_SEC)
     finally:
         offsets.close()
@@ -183,6 +185,7 @@ class Monitor:
         self._offsets.close()
 
     def _look(self, number: int, one: _Pending) -> None:
+        slowest = ""
         if not one.stages:
             status = self.world.status()
             if not all(status[name]["state"] == "ready" for name in ("control", "training")):
@@ -194,13 +197,14 @@ class Monitor:
                 committed = self._offsets.committed(stage)
                 if all(committed[place] >= end for place, end in one.targets[stage].items()):
                     del one.targets[stage]
+                    slowest = stage
             if one.targets:
                 return
         now = time.monotonic()
         with self._lock:
             last = max(self._ended[stage] for stage in one.stages or ("",))
             del self._pending[number]
-            self.recoveries[number] = Recovery(now, max(now - last, 0.0))
+            self.recoveries[number] = Recovery(now, max(now - last, 0.0), slowest)
 
     def _measure(self) -> None:
         """Peak memory by kind of process, and of this harness."""

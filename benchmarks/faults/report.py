@@ -9,11 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.faults.actions import Event
+from benchmarks.faults.actions import Event, affected
 from benchmarks.faults.monitor import Recovery
+from benchmarks.faults.schedule import Recovery as Class
 from benchmarks.faults.verify import Account
 
-CLASSES: Final = ("ordinary", "restart", "long")
+CLASSES: Final[tuple[Class, ...]] = ("ordinary", "restart", "long")
+"""The later, the longer it may take."""
 
 
 def result(
@@ -22,11 +24,13 @@ def result(
 ) -> dict[str, Any]:  # fmt: skip
     """One object; `ok` is the verdict."""
     events = list(events)
-    took: dict[str, list[float]] = defaultdict(list)
+    took: dict[Class, list[float]] = defaultdict(list)
+    slowest: dict[str, list[float]] = defaultdict(list)
     for event in events:
         recovery = recoveries.get(event.fault.number)
         if recovery is not None:
-            took[event.fault.recovery].append(recovery.took_sec)
+            took[counted_as(event, events)].append(recovery.took_sec)
+            slowest[recovery.slowest or "control, training"].append(recovery.took_sec)
         elif not event.failure:
             problems = [*problems, f"{event.fault}: its stages did not recover"]
     problems = problems + [f"{event.fault}: {event.failure}" for event in events if event.failure]
@@ -43,6 +47,8 @@ def result(
             for kind in CLASSES
             for name, share in (("p50", 50), ("p99", 99), ("max", 100))
         },
+        "recovered": {kind: len(took[kind]) for kind in CLASSES},
+        "slowest_p99_s": {stage: percentile(some, 99) for stage, some in sorted(slowest.items())},
         "rows_per_sec": round(account.events / load_sec) if load_sec else 0,
         "load_sec": round(load_sec, 1),
         "metrics_cells": cells,
@@ -53,6 +59,21 @@ def result(
         "problems": problems,
         "examples": account.examples,
     }
+
+
+def counted_as(event: Event, events: Iterable[Event]) -> Class:
+    """The gravest kind of recovery that was under way in a stage that `event` hit, while `event` recovered: a cut connection that ends
+    while the broker starts recovers when the broker does."""
+    end, recovered, stages = event.ended_sec, event.recovered_sec, set(affected(event.fault))
+    found = [event.fault.recovery]
+    for other in events:
+        over = other.recovered_sec
+        overlaps = (recovered is None or other.began_sec < recovered) and (
+            over is None or end is None or over > end
+        )
+        if overlaps and stages.intersection(affected(other.fault)):
+            found.append(other.fault.recovery)
+    return max(found, key=CLASSES.index)
 
 
 def percentile(values: list[float], share: float) -> float | None:
@@ -80,6 +101,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"shadow rows {found['shadow_rows']:,}, {found['shadow_missing']} missing",
         f"  recovery p50 {found['recovery_p50_s']} s, p99 {found['recovery_p99_s']} s; "
         f"after restarts of broker and warehouse {found['recovery_restart_p99_s']} s; after long stops {found['recovery_long_p99_s']} s",
+        "  p99 by the stage that came last: "
+        + ", ".join(f"{stage} {seconds} s" for stage, seconds in found["slowest_p99_s"].items()),
     ]  # fmt: skip
     text += [f"  broken: {name} {count}" for name, count in found["broken"].items()]
     text += [f"  problem: {problem}" for problem in found["problems"]]

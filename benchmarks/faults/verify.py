@@ -340,15 +340,15 @@ def _shadows_in_kafka(reader: Consumer, account: Account) -> None:
 
 
 def _lookups(client: Client, account: Account) -> None:
-    """The targets of the materialized views hold each answered row once."""
+    """The targets of the materialized views hold each answered row; a copy of one says the same, and who looks up takes one."""
     found = client.query(
         """
         SELECT
             (SELECT count() FROM internal.observations WHERE model = {model:String} AND status = 'answered') AS answered,
-            (SELECT count() FROM internal.prediction_lookup WHERE model = {model:String}) AS looked_up,
+            (SELECT uniqExact(prediction_id, attempt, arm) FROM internal.prediction_lookup WHERE model = {model:String}) AS looked_up,
             (SELECT countIf(status = 'answered' AND role = 'live' AND request_id != '') FROM internal.observations
              WHERE model = {model:String}) AS named,
-            (SELECT count() FROM internal.request_lookup WHERE model = {model:String}) AS by_request
+            (SELECT uniqExact(prediction_id, attempt) FROM internal.request_lookup WHERE model = {model:String}) AS by_request
         """,
         parameters={"model": MODEL},
     ).result_rows[0]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
 
 from runtime.clock import now_ms
-from runtime.service import Health, Stop, run
+from runtime.service import CRASHED, FENCED, Health, Stop, run
 from runtime.settings import Settings
 from runtime.telemetry import gauge
+from schemas.errors import Fenced
 from schemas.topics import PARTIALS
 from streams.worker.app import GROUP, Worker
 from streams.worker.measure import Measure
@@ -24,6 +27,8 @@ from streams.worker.watchdog import Place, Watchdog
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_SEC: Final = 1.0
+END_SEC: Final = 5.0
+"""How long a worker that has failed may take to end."""
 
 
 def main() -> int:
@@ -58,10 +63,25 @@ async def _serve(settings: Settings, health: Health, stop: Stop, data_dir: Path)
     try:
         await worker.start()
         await _watch(worker, watchdog, health, stop)
+    except Exception as error:
+        _end_soon(error)
+        raise
     finally:
         health.set_ready(False)
         await worker.close()
         watchdog.close()
+
+
+def _end_soon(error: Exception) -> None:
+    """Faust waits a minute, or for ever, for threads of its own that a failure has left hanging, and meanwhile nobody has the partitions.
+
+    Nothing is lost by an end without farewell: what is not saved is read again.
+    """
+    log.warning("ending: %s", error)
+    code = FENCED if isinstance(error, Fenced) else CRASHED
+    timer = threading.Timer(END_SEC, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 async def _watch(worker: Worker, watchdog: Watchdog, health: Health, stop: Stop) -> None:

@@ -50,9 +50,8 @@ class Watchdog:
         self._settings = settings
         self._clock = clock
         self._admin: AdminClient = admin(settings)
-        # The group's name only to read its offsets: it subscribes to nothing, so it is no member.
-        overrides: dict[str, Any] = {"enable.partition.eof": True}
-        self._probe: Consumer = consumer(settings, group, **overrides)
+        self._group = group
+        self._probe = self._connected()
         self._seen: dict[Place, _Seen] = {}
 
     def look(self, positions: dict[Place, int | None]) -> dict[Place, Stage]:
@@ -66,11 +65,19 @@ class Watchdog:
         except (KafkaException, Outage) as error:
             log.warning("Kafka does not say how far it is: %s", error)
             self._seen.clear()
+            # After a broker's restart a client may hold to a leader's epoch that has passed, and be refused for ever.
+            self._probe.close()
+            self._probe = self._connected()
             return {}
 
     def close(self) -> None:
         """Let go."""
         self._probe.close()
+
+    def _connected(self) -> Consumer:
+        # The group's name only to read its offsets: it subscribes to nothing, so it is no member.
+        overrides: dict[str, Any] = {"enable.partition.eof": True}
+        return consumer(self._settings, self._group, **overrides)
 
     def _look(self, positions: dict[Place, int | None]) -> dict[Place, Stage]:
         unread = [TopicPartition(*place) for place, position in positions.items() if position is None]

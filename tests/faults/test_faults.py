@@ -13,7 +13,7 @@ KINDS = (
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_nothing_is_lost_and_nothing_counted_twice_under_a_dozen_faults() -> None:
     only = [argument for kind in KINDS for argument in ("--only", kind)]
     result = CliRunner().invoke(

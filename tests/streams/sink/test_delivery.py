@@ -84,6 +84,25 @@ def test_a_crash_of_clickhouse_between_table_and_view_is_mended(world: World) ->
     exactly(world, source, 100)
 
 
+def test_a_look_up_row_that_stands_twice_halts_nothing(world: World) -> None:
+    """Its copies say the same, and who looks up takes one."""
+    source = uuid.uuid4()
+    sink = world.sink()
+    sink.wait_ready()
+    world.proxy.arm(Fault.HOLD_ANSWER)
+    world.transaction([observations(source, 0, 100)])
+    assert world.proxy.reached.wait(30)
+    sink.kill()
+    world.client.command(
+        "INSERT INTO internal.prediction_lookup SETTINGS insert_deduplicate = 0 "
+        f"SELECT * FROM internal.prediction_lookup WHERE startsWith(request_id, '{source}')"
+    )
+    world.sink()
+    end = world.end_offset("observations")
+    wait_for(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
+    assert world.rows(source) == [100, 100, 200, 100]
+
+
 def test_seeded_kills_under_load_leave_each_committed_row_once(world: World) -> None:
     chance = random.Random(20)
     source, committed = uuid.uuid4(), 0

@@ -1,0 +1,38 @@
+"""What a recovery counts as: that of the gravest fault that its stages had to recover from at the time."""
+
+import pytest
+
+from benchmarks.faults.actions import Event
+from benchmarks.faults.report import counted_as
+from benchmarks.faults.schedule import Fault, Recovery
+
+
+def event(
+    number: int, target: str, recovery: Recovery, began: float, ended: float, recovered: float
+) -> Event:
+    fault = Fault(number, "stop", target, began, ended - began, recovery)
+    return Event(fault, began, ended, recovered)
+
+
+BROKER = event(0, "kafka", "restart", 10.0, 10.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (event(1, "sink-0", "ordinary", 12.0, 14.0, 30.0), "restart"),
+        (event(1, "sink-0", "ordinary", 5.0, 6.0, 11.0), "restart"),
+        (event(1, "sink-0", "ordinary", 5.0, 6.0, 9.0), "ordinary"),
+        (event(1, "sink-0", "ordinary", 31.0, 32.0, 33.0), "ordinary"),
+        (event(1, "control", "ordinary", 12.0, 14.0, 30.0), "ordinary"),
+        (event(1, "sink-0", "long", 12.0, 14.0, 30.0), "long"),
+    ],
+)
+def test_a_recovery_beside_a_graver_one_counts_as_that(other: Event, expected: Recovery) -> None:
+    assert counted_as(other, [BROKER, other]) == expected
+    assert counted_as(BROKER, [BROKER, other]) in ("restart", "long")
+
+
+def test_an_event_alone_counts_as_itself() -> None:
+    alone = event(3, "labels-0", "ordinary", 1.0, 2.0, 2.5)
+    assert counted_as(alone, [alone]) == "ordinary"
