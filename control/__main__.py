@@ -2,6 +2,7 @@
 
 import sys
 
+import runtime.lean  # noqa: F401  first
 from control.service import main
 from runtime.service import run
 

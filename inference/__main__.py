@@ -2,6 +2,7 @@
 
 import sys
 
+import runtime.lean  # noqa: F401  first
 from inference.gateway import serve
 from runtime.service import run
 

@@ -70,6 +70,8 @@ class Committer:
                     self._producer.commit()
             except TransactionLost:
                 counts.labels("gateway", "lost").inc()
+                # Their partitions begin anew too.
+                self._crossing.clear()
                 raise
             counts.labels("gateway", "committed").inc()
             self._progress.confirm(slices)

@@ -25,17 +25,19 @@ from inference.admit import Admitted, admit
 from inference.commit import TRANSACTION_ROWS, Committer
 from inference.emit import emit
 from inference.halts import Halts
-from inference.infer import Inference
+from inference.infer import Inference, Superseded
 from inference.model import Model
-from inference.progress import Assignment, Progress, Slice
+from inference.progress import Progress, Slice
 from inference.redrive import redriven
+from inference.report import Report
 from inference.router import route_rows
 from inference.routes import Routes
 from inference.source import Source
 from inference.triton import Triton
 from runtime import telemetry
 from runtime.clock import Clock, now_ms
-from runtime.service import Health, Stage, Stop
+from runtime.kafka import raise_if_fatal
+from runtime.service import Health, Stop
 from runtime.settings import Settings
 from runtime.transactions import TransactionLost
 from schemas.errors import Outage, Rejection, UserError
@@ -58,8 +60,8 @@ COMMIT_WAIT_SEC: Final = 0.03
 """How long completed rows wait for a fuller transaction when there is a backlog. Without one they never wait."""
 RETRY_SEC: Final = 0.5
 REPORT_SEC: Final = 1.0
-CARE_EVERY: Final = 5
-"""Reports between two checks of the topics' ids and two collections of garbage."""
+CARE_SEC: Final = 5.0
+"""Between two checks of the topics' ids, and two collections of garbage."""
 DRAIN_SEC: Final = 5.0
 
 
@@ -87,6 +89,7 @@ class Gateway:
         self._source = Source(settings, followers, self._progress, transaction)
         self._committer = Committer(settings, self._source, self._progress, self._models, transaction, clock)
         self._halts = Halts(self._models, clock)
+        self._report = Report(health, self._models, self._progress, self._source, clock)
         self._consumer_thread = ThreadPoolExecutor(1, "consumer")
         self._committer_thread = ThreadPoolExecutor(1, "committer")
         self._completed = asyncio.Event()
@@ -95,22 +98,21 @@ class Gateway:
 
     async def run(self, stop: Stop) -> None:
         """Serve until told to stop; then finish what is under way."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._routes.follow()),
-                    group.create_task(self._commit()),
-                    group.create_task(self._report()),
-                    *(group.create_task(self._work(model)) for model in self._served for _ in range(WORKERS)),
-                ]
-                await self._poll(stop)
-                await self._drain()
-                for task in tasks:
-                    task.cancel()
-        finally:
-            await self._in(self._committer_thread, self._committer.close)
-            await self._in(self._consumer_thread, self._source.close)
-            await self._triton.close()
+        async with contextlib.AsyncExitStack() as closing, asyncio.TaskGroup() as group:
+            closing.push_async_callback(self._triton.close)
+            closing.push_async_callback(self._in, self._consumer_thread, self._source.close)
+            closing.push_async_callback(self._in, self._committer_thread, self._committer.close)
+            tasks = [
+                group.create_task(self._routes.follow()),
+                group.create_task(self._commit()),
+                group.create_task(self._watch()),
+                group.create_task(self._care()),
+                *(group.create_task(self._work(model)) for model in self._served for _ in range(WORKERS)),
+            ]
+            await self._poll(stop)
+            await self._drain()
+            for task in tasks:
+                task.cancel()
 
     # ------------------------------------------------------------------------------------------------------------- poll
 
@@ -120,6 +122,7 @@ class Gateway:
             try:
                 fragments = await self._in(self._consumer_thread, self._source.poll, POLL_SEC, paused)
             except (KafkaException, Outage) as error:
+                raise_if_fatal(error)
                 # Kafka went away inside a rebalance; records may have been read and not handed over.
                 self._health.error(f"poll: {error}")
                 await self._rewind()
@@ -178,13 +181,21 @@ class Gateway:
             self._tracer, "gateway.batch", parents[0] if len(parents) == 1 else "", parents[1:] and parents,
             model=spec.name, rows=len(messages),
         ) as span:  # fmt: skip
-            shares = route_rows(route, _route_keys(admitted, accepted)) if len(accepted) else []
+            keys = _route_keys(admitted, accepted) if len(accepted) else []
+            shares = route_rows(route, keys) if keys else []
+            while True:
+                try:
+                    answers = await self._inference.answers(model, decoded.columns, shares)
+                    break
+                except Superseded as error:
+                    log.warning("%s", error)
+                    route = model.route or route
+                    shares = route_rows(route, keys)
             if not shares:
                 nobody = Rejection(
                     "no_ready_version", "", "a model with a ready version", f"{spec.name} has none"
                 )
                 rejections |= dict.fromkeys(accepted.tolist(), nobody)
-            answers = await self._inference.answers(model, decoded.columns, shares)
             for answer in answers:
                 if answer.share.served.arm.role == "live" and answer.failed.any():
                     failed = accepted[answer.share.rows[answer.failed]]
@@ -224,6 +235,8 @@ class Gateway:
     async def _halt(self) -> None:
         """Hold the partitions that would have crossed a limit, and say so."""
         for piece in self._committer.take_halted():
+            # What had no room beside it is still complete.
+            self._completed.set()
             alert = self._halts.halted(piece)
             try:
                 await self._in(self._consumer_thread, self._source.hold, piece.assignment)
@@ -249,6 +262,7 @@ class Gateway:
                 await self._in(self._consumer_thread, self._source.rewind)
                 return
             except (KafkaException, Outage) as error:
+                raise_if_fatal(error)
                 self._health.error(f"committed offsets cannot be read: {error}")
                 await asyncio.sleep(RETRY_SEC)
 
@@ -260,61 +274,28 @@ class Gateway:
                     self._committed.clear()
                     await self._committed.wait()
 
-    # ----------------------------------------------------------------------------------------------------------- report
+    # ------------------------------------------------------------------------------------------------------------- care
 
-    async def _report(self) -> None:
-        shown: set[str] = set()
-        for tick in range(1 << 62):
-            assignments = self._progress.assignments()
-            stages = {f"{a.topic}:{a.partition}": self._stage(a) for a in assignments}
-            for gone in shown - stages.keys():
-                self._health.drop_stage(gone)
-            for name, stage in stages.items():
-                self._health.stage(name, stage)
-            shown = set(stages)
-            paused = sum(stage.state == "paused" for stage in stages.values())
-            telemetry.gauge("tidemill_paused_partitions").labels("gateway").set(paused)
-            halted = sorted(name for name, stage in stages.items() if stage.state == "halted")
-            telemetry.gauge("tidemill_halted_partitions").labels("gateway").set(len(halted))
-            self._health.detail(halted=halted)
-            for topic in self._models:
-                lag = sum(
-                    stage.lag_records for name, stage in stages.items() if name.rpartition(":")[0] == topic
-                )
-                telemetry.gauge("tidemill_lag_records").labels("gateway", topic).set(lag)
-            routed = all(model.route is not None and not model.away for model in self._served)
-            self._health.set_ready(routed and self._source.joined)
-            for assignment in self._halts.due(assignments):
+    async def _watch(self) -> None:
+        while True:
+            self._report.tell()
+            for assignment in self._halts.due(self._progress.assignments()):
                 assignment.halted = ""
-            if tick % CARE_EVERY == CARE_EVERY - 1:
-                await self._care()
             await asyncio.sleep(REPORT_SEC)
 
     async def _care(self) -> None:
-        try:
-            recreated = await self._in(self._consumer_thread, self._source.recreated)
-        except Outage as error:
-            self._health.error(f"topics cannot be checked: {error}")
-        else:
-            if recreated:
-                self._health.error(f"recreated, starting anew: {', '.join(sorted(recreated))}")
-                await self._in(self._consumer_thread, self._source.reopen)
-        # Automatic collection is off, it would stop the loop at any moment. In the committer's thread it runs between transactions.
-        await self._in(self._committer_thread, gc.collect)
-
-    def _stage(self, assignment: Assignment) -> Stage:
-        model = self._models[assignment.topic]
-        lag = self._source.lag(assignment)
-        oldest_ms = assignment.oldest_ms
-        age_sec = max(0.0, (self._clock() - oldest_ms) / 1000) if lag and oldest_ms is not None else 0.0
-        waiting = "waiting" if model.route is None else "running"
-        state = "paused" if model.away else waiting
-        return Stage(
-            lag_records=lag,
-            oldest_age_sec=round(age_sec, 3),
-            state="halted" if assignment.halted else state,
-            note=assignment.halted or model.away,
-        )
+        while True:
+            await asyncio.sleep(CARE_SEC)
+            try:
+                recreated = await self._in(self._consumer_thread, self._source.recreated)
+            except Outage as error:
+                self._health.error(f"topics cannot be checked: {error}")
+            else:
+                if recreated:
+                    self._health.error(f"recreated, starting anew: {', '.join(sorted(recreated))}")
+                    await self._in(self._consumer_thread, self._source.reopen)
+            # Automatic collection is off, it would stop the loop at any moment. In the committer's thread it runs between transactions.
+            await self._in(self._committer_thread, gc.collect)
 
     async def _in(self, thread: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(

@@ -23,7 +23,7 @@ from inference.triton import InferenceFailed, Triton
 from inference.versions import Version, prove
 from runtime import telemetry
 from runtime.service import Health
-from schemas.errors import ArtifactError, Outage
+from schemas.errors import ArtifactError, Outage, TidemillError
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -39,6 +39,10 @@ SHADOW_GRACE_SEC: Final = 1.0
 SHADOW_STRIKES: Final = 8
 """Micro-batches in a row that a shadow may miss before it is left out for a while (several are under way at once)."""
 SHADOW_REST_SEC: Final = 10.0
+
+
+class Superseded(TidemillError):
+    """The rows were for a version that no arm names any more: route them again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +69,11 @@ class Inference:
         self._resting_until: dict[str, float] = {}
 
     async def answers(self, model: Model, columns: Columns, shares: list[Share]) -> list[Answer]:
-        """One answer a share, in order. Live arms are waited for, however long it takes; shadows only a moment longer."""
+        """One answer a share, in order. Live arms are waited for, however long it takes; shadows only a moment longer.
+
+        Raises:
+            Superseded: a live version failed, and the route names another by now.
+        """
         live: dict[int, asyncio.Task[Answer]] = {}
         shadows: dict[int, tuple[asyncio.Task[Answer | None], Columns]] = {}
         for index, share in enumerate(shares):
@@ -106,10 +114,18 @@ class Inference:
         return np.concatenate([await self._patiently(model, version, columns.take(part)) for part in parts])
 
     async def _until_proven(self, model: Model, version: Version, why: str) -> None:
-        """Return when the version's golden inference passes; until then the model's rows are held."""
+        """Return when the version's golden inference passes; until then the model's rows are held.
+
+        Raises:
+            Superseded: the route names another version by now.
+        """
         wait_sec, longest_sec = PROBE_SEC
         async with model.probing:
             while True:
+                if not _names(model, version):
+                    # Rolled back: who holds its rows must not wait for it.
+                    model.away = ""
+                    raise Superseded(f"{version.name} of {model.spec.name} is not routed to any more")
                 try:
                     await prove(self._triton, version)
                 except (Outage, ArtifactError) as error:
@@ -209,3 +225,9 @@ def _answer(share: Share, columns: Columns, scores: NDArray[np.float32], started
 
 def _failed(version: Version, rows: int) -> NDArray[np.float32]:
     return np.full((rows, version.spec.outputs), np.nan, np.float32)
+
+
+def _names(model: Model, version: Version) -> bool:
+    return model.route is None or any(
+        served.version.artifact == version.artifact for served in model.route.live
+    )

@@ -8,12 +8,12 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from inference.limits import decode_tally
 from inference.model import Fragment
 from inference.progress import Assignment, Place, Progress
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, callback, consumer, gather, raise_if_fenced, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, callback, consumer, gather, judge, topic_ids
 from runtime.settings import Settings
 from schemas.errors import Outage
 
@@ -31,7 +31,7 @@ _OVERRIDES: Final = {
 
 
 class Source:
-    """The request topics of all models. Every method but the constructor runs in the consumer's thread."""
+    """The request topics of all models. Every method but the constructor and `lag` runs in the consumer's thread."""
 
     def __init__(
         self,
@@ -66,13 +66,15 @@ class Source:
             self._settings, GROUP, member=str(self._settings.slot), **_OVERRIDES
         )
         self._client.subscribe(
-            list(self._followers), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            list(self._followers), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
 
     def poll(self, timeout_sec: float, paused: Collection[str]) -> list[Fragment]:
         """Records of all topics but `paused`, by partition. Waits up to `timeout_sec` for the first, and for no second.
 
-        If it raises, what it had read is lost to it: the caller rewinds.
+        Raises:
+            Fenced: another process has this slot.
+            KafkaException, Outage: what was read is lost: the caller rewinds.
         """
         self._pause(paused)
         messages = self._client.consume(1, timeout_sec)
@@ -83,24 +85,28 @@ class Source:
         errors = [error for message in messages if (error := message.error()) is not None]
         if errors:
             for error in errors:
-                self._judge(error)
+                judge(error, f"{GROUP}-{self._settings.slot}")
             messages = [message for message in messages if message.error() is None]
+        runs = _by_place(messages)
+        if stale := {place[0] for place, run in runs.items() if self._is_stale(place, run)}:
+            # Of all its partitions: what was read before a rewind does not follow what is committed.
+            self.rewind(stale)
         return [
-            fragment
-            for place, run in _by_place(messages).items()
-            if (fragment := self._fragment(place, run)) is not None
+            self._fragment(assignment, run)
+            for place, run in runs.items()
+            if place[0] not in stale and (assignment := self._progress.of(*place)) is not None
         ]
 
-    def _fragment(self, place: Place, messages: list[Message]) -> Fragment | None:
-        assignment = self._progress.of(*place)
-        if assignment is None:
-            return None
-        first, last = messages[0].offset() or 0, messages[-1].offset() or 0
-        if first < assignment.position:
-            # The topic was recreated, or truncated behind our back.
-            log.warning("%s [%d]: offset %d after %d: starting anew", *place, first, assignment.position)
-            self.rewind([assignment.topic])
-            return None
+    def _is_stale(self, place: Place, messages: list[Message]) -> bool:
+        """Whether the topic was recreated, or truncated behind our back."""
+        assignment, first = self._progress.of(*place), messages[0].offset() or 0
+        if assignment is None or first >= assignment.position:
+            return False
+        log.warning("%s [%d]: offset %d after %d: starting anew", *place, first, assignment.position)
+        return True
+
+    def _fragment(self, assignment: Assignment, messages: list[Message]) -> Fragment:
+        last = messages[-1].offset() or 0
         sizes_bytes = list(map(len, messages))
         self._progress.polled(
             assignment, last + 1, len(messages), sum(sizes_bytes), messages[0].timestamp()[1]
@@ -111,6 +117,9 @@ class Source:
         """Drop what is held of `topics` (all by default) and read again from the group's committed offsets.
 
         May be called again after it failed half-way.
+
+        Raises:
+            KafkaException, Outage: the committed offsets cannot be read.
         """
         # An open transaction could commit offsets after they were read here, and its rows would be answered twice.
         with self._transaction:
@@ -144,6 +153,7 @@ class Source:
     def reopen(self) -> None:
         """Begin with a new client. librdkafka goes by leader epochs, and takes a recreated topic's for outdated ones."""
         self._client.close()
+        self.joined = False
         with self._transaction:
             for place in self._owned:
                 self._progress.revoke(*place)
@@ -187,14 +197,24 @@ class Source:
         assigned = {(place.topic, place.partition) for place in client.assignment()}
         client.incremental_unassign([place for place in both if (place.topic, place.partition) in assigned])
 
+    @callback
+    def _lost(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        self.joined = False
+        self._revoked(client, partitions)
+
     def _begin(self, partitions: list[TopicPartition]) -> None:
         there = {
             (topic, number)
             for topic, metadata in self._admin.list_topics(timeout=REQUEST_TIMEOUT_SEC).topics.items()
             for number in metadata.partitions
         }
-        # A topic may have been given more partitions than its follower.
-        partitions = [p for p in partitions if p.topic in self._followers or (p.topic, p.partition) in there]
+        # A topic may have been given more partitions than its follower; one that was deleted is given up by the next rebalance.
+        gone = [place for place in partitions if (place.topic, place.partition) not in there]
+        if gone:
+            log.warning("not there: %s", ", ".join(f"{place.topic} [{place.partition}]" for place in gone))
+        partitions = [place for place in partitions if place not in gone]
+        if not partitions:
+            return
         found = topic_ids(self._admin, {place.topic for place in partitions})
         starts = []
         for place in self._client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
@@ -202,7 +222,7 @@ class Source:
                 raise KafkaException(place.error)
             topic_id = found.get(place.topic)
             if topic_id is None:
-                raise Outage(f"topic {place.topic} is assigned and does not exist")
+                raise Outage(f"topic {place.topic} was there a moment ago and is not now")
             start = place.offset
             of_topic, _, tally = (place.metadata or "").partition(" ")
             if start < 0 or (of_topic and of_topic != str(topic_id)):
@@ -229,12 +249,6 @@ class Source:
         if resume := self._paused - wanted:
             self._client.resume([TopicPartition(*place) for place in resume])
         self._paused = wanted
-
-    def _judge(self, error: KafkaError) -> None:
-        raise_if_fenced(error, f"{GROUP}-{self._settings.slot}")
-        if error.fatal():
-            raise KafkaException(error)
-        log.warning("consumer: %s", error.str())
 
 
 def _by_place(messages: list[Message]) -> dict[Place, list[Message]]:

@@ -139,6 +139,39 @@ def raise_if_fenced(error: KafkaError, member: str) -> None:
         raise Fenced(f"{member}: another process has taken over: {error.str()}")
 
 
+def raise_if_fatal(error: Exception) -> None:
+    """Raise `error` again if the client that gave it will never work again: a process with a new one does."""
+    if isinstance(error, KafkaException) and error.args[0].fatal():
+        raise error
+
+
+_PASSING: Final = frozenset(
+    getattr(KafkaError, name)
+    for name in (
+        "_ALL_BROKERS_DOWN", "_TRANSPORT", "_RESOLVE", "_TIMED_OUT", "_MAX_POLL_EXCEEDED", "_WAIT_COORD",
+        "NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "BROKER_NOT_AVAILABLE", "REPLICA_NOT_AVAILABLE", "REQUEST_TIMED_OUT",
+        "NETWORK_EXCEPTION", "COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR",
+        "REBALANCE_IN_PROGRESS", "OFFSET_NOT_AVAILABLE", "FENCED_LEADER_EPOCH", "UNKNOWN_LEADER_EPOCH", "KAFKA_STORAGE_ERROR",
+        "UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID",
+    )
+    if hasattr(KafkaError, name)
+)  # fmt: skip
+"""What a consumer tells of and overcomes by itself. `retriable()` does not say it: of a polled message's error it is always false."""
+
+
+def judge(error: KafkaError, member: str) -> None:
+    """Log what a polled error tells of if the client overcomes it, and raise otherwise.
+
+    Raises:
+        Fenced: another process has this static membership.
+        KafkaException: records may be missing from here on; a new session is needed.
+    """
+    raise_if_fenced(error, member)
+    if error.fatal() or error.code() not in _PASSING:
+        raise KafkaException(error)
+    log.warning("%s: %s", member, error.str())
+
+
 def topic_ids(client: AdminClient, names: Iterable[str]) -> dict[str, uuid.UUID]:
     """Kafka's own UUID of each topic that exists.
 

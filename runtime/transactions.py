@@ -85,6 +85,10 @@ class TransactionalProducer:
                 self._producer.poll(0.1)
             except KafkaException as error:
                 self._raise_if_fenced(error)
+                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    # To try again would meet it again, for ever: whoever writes keeps its records below the limit.
+                    size = len(value or b"") + len(key or b"")
+                    raise TidemillError(f"a record of {size} bytes is too large for {topic}") from error
                 raise self._lost(error.args[0].str()) from error
 
     def produce_run(
@@ -125,17 +129,12 @@ class TransactionalProducer:
         """Abort what is open; nothing to do if nothing is."""
         if not self._open:
             return
-        self._open = False
+        abort = self._producer.abort_transaction
         try:
-            self._producer.abort_transaction(_CALL_TIMEOUT_SEC)
-        except KafkaException as error:
-            self._raise_if_fenced(error)
-            log.warning(
-                "%s: abort failed (%s): a new producer settles it",
-                self._transactional_id,
-                error.args[0].str(),
-            )
-            self._producer = self._initialised()
+            self._guard(lambda: abort(_CALL_TIMEOUT_SEC))
+        except TransactionLost as error:
+            log.warning("%s: abort failed: a new producer settles it", error)
+        self._open = False
 
     def close(self) -> None:
         """Abort what is open and let go."""
@@ -146,9 +145,17 @@ class TransactionalProducer:
         self._caller.leave()
 
     def _initialised(self) -> Producer:
+        """A new producer, with nothing open.
+
+        Raises:
+            Fenced, Outage: as the broker says.
+            TidemillError: the call has not come back: only a new process helps.
+        """
         client = self._make()
         try:
-            client.init_transactions(_INIT_TIMEOUT_SEC)
+            self._caller.run(lambda: client.init_transactions(_INIT_TIMEOUT_SEC), 2 * _INIT_TIMEOUT_SEC)
+        except TimeoutError:
+            raise TidemillError(f"{self._transactional_id}: init_transactions does not come back") from None
         except KafkaException as error:
             self._raise_if_fenced(error)
             raise Outage(

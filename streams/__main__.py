@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+import runtime.lean  # noqa: F401  first
+
 SERVICES: Final = {
     "sink": "streams.sink.service:main",
     "labels": "streams.labels.service:main",

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from features.columns import Columns
-from inference.infer import SHADOW_GRACE_SEC, Answer, Inference
+from inference.infer import SHADOW_GRACE_SEC, Answer, Inference, Superseded
 from inference.model import Model
-from inference.router import ServedArm, Share
+from inference.router import Route, ServedArm, Share
 from inference.triton import InferenceFailed, Triton
 from inference.versions import Version
 from runtime.service import Health
@@ -117,6 +117,27 @@ def test_no_row_is_blamed_while_the_golden_batch_fails_too() -> None:
     (answer,), _ = answers(Server(fail), columns(1, 2, 3), share("a", 3))
     assert answer.scores.ravel().tolist() == [2, 3, 4]
     assert not answer.failed.any()
+
+
+def test_rows_of_a_version_that_is_rolled_back_are_given_back_to_be_routed_again() -> None:
+    """Its artifact is spoilt: it will never pass its golden batch, and whoever holds its rows must not wait for it."""
+
+    async def main() -> Model:
+        def spoilt(artifact: str, x: NDArray[np.float32]) -> None:
+            raise Outage("gone")
+
+        model, broken, sound = Model(SPEC), share("a", 2), share("b", 2)
+        model.route = Route(SPEC.name, 1, (broken.served,))
+        inference = Inference(cast("Triton", Server(spoilt)), Health("test"), None)
+        held = asyncio.create_task(inference.answers(model, columns(1, 2), [broken]))
+        while not model.away:
+            await asyncio.sleep(0)
+        model.route = Route(SPEC.name, 2, (sound.served,))
+        with pytest.raises(Superseded, match=r"1\.0 of toy"):
+            await held
+        return model
+
+    assert asyncio.run(main()).away == ""
 
 
 def test_rows_that_kill_the_server_again_and_again_are_found_too() -> None:
