@@ -54,6 +54,8 @@ def consumer(settings: Settings, group: str, *, member: str = "", **overrides: A
         "max.poll.interval.ms": 120_000,
         "fetch.wait.max.ms": 100,
         "fetch.error.backoff.ms": 50,
+        # The default of a second is paid whenever enough was read ahead: it bounds a reader to as many records a second as it reads ahead.
+        "fetch.queue.backoff.ms": 5,
         "topic.metadata.refresh.interval.ms": 5000,
         **_CONNECTION,
         **({"group.instance.id": f"{group}-{member}"} if member else {}),
