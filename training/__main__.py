@@ -4,7 +4,6 @@ import os
 import sys
 from functools import partial
 
-import runtime.lean  # noqa: F401  first
 from runtime.service import MISTAKEN, run
 from training.service import LANES, MAJORS, UPDATES, main
 
