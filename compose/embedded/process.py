@@ -1,11 +1,18 @@
-"""What the supervisor runs, as data, and the pure arithmetic of order and back-off."""
+"""What the supervisor runs, as data, and the pure arithmetic of order and back-off; how a child is kept from outliving its parent."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before any fork: a child may only do very little
 
 
 class NotReady(Exception):
@@ -67,6 +74,24 @@ def levels(processes: Sequence[Process]) -> list[list[Process]]:
         started |= {process.name for process in level}
         remaining = [process for process in remaining if process not in level]
     return result
+
+
+def dying_with_parent() -> Callable[[], None]:
+    """A `preexec_fn`: the kernel kills the child when its parent dies, however that dies. It ties that to the parent's *thread*."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return prepare
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child that leads a process group, with what it has started; fine if nothing of that is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 BACKOFF_FIRST_SEC = 0.2

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -21,13 +20,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from compose.embedded.process import Broken, NotReady, Process, Start, last_error, levels, next_backoff
+from compose.embedded.process import (
+    Broken,
+    NotReady,
+    Process,
+    Start,
+    dying_with_parent,
+    kill_group,
+    last_error,
+    levels,
+    next_backoff,
+)
 from schemas.errors import UserError
 
 LOG_LIMIT_BYTES = 16 << 20
 POLL_START_SEC = 0.1
-_PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before any fork: a child may only do very little
 
 
 @dataclass
@@ -76,6 +83,8 @@ class Supervisor:
         self._ready = {process.name: asyncio.Event() for process in processes}
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._starting = {process.name: asyncio.Lock() for process in processes}
+        """Held while a process is being started and is no child yet, which nobody could end."""
         self._stopping = False
         self._threads = ThreadPoolExecutor(max_workers=max(4, 2 * len(processes)), thread_name_prefix="check")
 
@@ -96,6 +105,8 @@ class Supervisor:
     async def hold(self, name: str) -> None:
         """End a process in order, as at the end of the stack, and start it no more until `release`."""
         self._released[name].clear()
+        async with self._starting[name]:
+            pass  # it has not been started, or is a child now
         await self._terminate(self._processes[name])
 
     def release(self, name: str) -> None:
@@ -133,7 +144,7 @@ class Supervisor:
         try:
             await asyncio.wait_for(child.wait(), process.grace_sec)
         except TimeoutError:
-            _kill_group(child.pid)
+            kill_group(child.pid)
         return True
 
     async def _keep(self, process: Process) -> None:
@@ -150,6 +161,8 @@ class Supervisor:
             code = await self._run_once(process, record)
             if self.is_stopping:
                 return
+            if not self._released[process.name].is_set():
+                continue
             if process.once and code == 0:
                 record.state = "done"
                 self._ready[process.name].set()
@@ -158,8 +171,6 @@ class Supervisor:
                 record.state = "failed"
                 self._on_failure(f"{process.name} failed: {record.last_error}")
                 return
-            if not self._released[process.name].is_set():
-                continue
             record.state = "restarting"
             backoff_sec = next_backoff(backoff_sec, time.monotonic() - started)
             await asyncio.sleep(backoff_sec)
@@ -177,21 +188,22 @@ class Supervisor:
         with log_file.open("ab") as log:
             log_start = log.tell()
             try:
-                start = await self._in_thread(process.start)
-                if self.is_stopping:
-                    return 0
-                child = await self._spawn(start, log)
+                async with self._starting[process.name]:
+                    start = await self._in_thread(process.start)
+                    if self.is_stopping or not self._released[process.name].is_set():
+                        return 0
+                    child = await self._spawn(start, log)
+                    self._children[process.name] = child
             except (NotReady, UserError, OSError) as error:
                 record.last_error = str(error)
                 return 127
-        self._children[process.name] = child
         record.pid = child.pid
         watch = asyncio.create_task(self._watch(process, record, log_file, child.pid))
         try:
             code = await child.wait()
         finally:
             watch.cancel()
-            _kill_group(child.pid)  # what the child itself had started
+            kill_group(child.pid)  # what the child itself had started
             del self._children[process.name]
             record.pid = None
         record.exit_code, record.complaint = code, ""
@@ -206,18 +218,11 @@ class Supervisor:
         return code
 
     async def _spawn(self, start: Start, log: IO[bytes]) -> asyncio.subprocess.Process:
-        parent = os.getpid()
-
-        def die_with_parent() -> None:
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died before the line above
-                os._exit(1)
-
         return await asyncio.create_subprocess_exec(
             *start.argv,
             stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             env={**os.environ, **start.environment},
-            start_new_session=True, preexec_fn=die_with_parent,
+            start_new_session=True, preexec_fn=dying_with_parent(),
         )  # fmt: skip
 
     async def _watch(self, process: Process, record: Record, log_file: Path, pid: int) -> None:
@@ -233,7 +238,7 @@ class Supervisor:
                     record.state, record.complaint = "not ready", str(error)
                 if isinstance(error, Broken):
                     record.broken = str(error)
-                    _kill_group(pid)
+                    kill_group(pid)
                     return
             else:
                 record.state, record.complaint = "ready", ""
@@ -265,11 +270,6 @@ class Supervisor:
             }
             for record in self.records.values()
         ]
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def _tail(log_file: Path, start: int) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -249,3 +250,26 @@ def test_a_log_is_rotated_at_its_limit_while_the_process_writes_on(
         body,
     )
     assert log.read_bytes()[:1] == b"x"
+
+
+def test_a_process_that_is_held_while_it_is_being_started_does_not_start(tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def start() -> Start:
+        asked.set()
+        assert go_on.wait(DEADLINE_SEC)
+        return Start([sys.executable, "-c", SLEEPER])
+
+    async def body(supervisor: Supervisor) -> None:
+        record = supervisor.records["one"]
+        await until(asked.is_set)
+        holding = asyncio.create_task(supervisor.hold("one"))
+        await asyncio.sleep(0)  # it has said so, and waits for the start that is under way
+        go_on.set()
+        await holding
+        await until(lambda: record.state == "held")
+        assert record.pid is None
+        supervisor.release("one")
+        await until(lambda: record.state == "ready")
+
+    supervised(tmp_path, [Process("one", start, lambda: {}, check_every_sec=0.05)], body)
