@@ -8,6 +8,8 @@ have an old one's id.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -59,7 +61,7 @@ def restore(folder: Path, data_dir: Path, *, at: str = "", say: Say = print) -> 
     """
     started = time.monotonic()
     chain, data_dir = Chain(folder), data_dir.resolve()
-    with readable_errors(data_dir):
+    with readable_errors(data_dir), contextlib.ExitStack() as claims:
         _refuse(chain, data_dir)
         name = chain.choose(at)
         say(f"checking {name}")
@@ -74,11 +76,8 @@ def restore(folder: Path, data_dir: Path, *, at: str = "", say: Say = print) -> 
             raise UserError(
                 f"{name}: its tables are at migration {manifest.migration}, this program knows {newest}: use a newer one"
             )
-        target = restoring_dir(data_dir)
-        if target.exists() and owner_pid(target) is not None:
-            raise UserError(f"{target}: another restore is at work there")
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        target = claims.enter_context(claimed(data_dir))
+        _refuse(chain, data_dir)  # another restore may have ended meanwhile
         say("restoring artifacts")
         versions = _artifacts(chain, manifest, target / "artifacts")
         with _broker_and_warehouse(target) as settings:
@@ -106,6 +105,33 @@ def restore(folder: Path, data_dir: Path, *, at: str = "", say: Say = print) -> 
         name=name, data=str(data_dir), rows=rows, records=records, artifacts=versions, files=len(manifest.artifacts),
         took_sec=round(time.monotonic() - started, 3),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def claimed(data_dir: Path) -> Iterator[Path]:
+    """The folder in which this restore works and no other, empty. The kernel drops the claim with the process, and the folder may be renamed.
+
+    Raises:
+        UserError: another restore has it.
+    """
+    target = restoring_dir(data_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{target}: another restore is at work there") from None
+        if owner_pid(target) is not None:
+            raise UserError(f"{target}: the processes of a restore that was interrupted are still ending")
+        for left in target.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        yield target
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager
