@@ -4,20 +4,17 @@ import click
 
 from cli.commands import COMMANDS
 from cli.lazy import LazyGroup
-from schemas.errors import Outage, UserError
+from schemas.errors import TidemillError, UserError
 
 
 class Main(LazyGroup):
     def invoke(self, ctx: click.Context) -> object:
-        """A person's mistake, or a part that is away, is one line and an exit code, whichever command met it."""
+        """Whatever Tidemill raises on purpose, in any command, is one line and an exit code: a person's mistake its own, the rest 1."""
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"tidemill: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except Outage as error:
-            click.echo(f"tidemill: {' '.join(str(error).split())}", err=True)
-            ctx.exit(1)
+        except TidemillError as error:
+            click.echo(f"tidemill: {' '.join(line.strip() for line in str(error).splitlines())}", err=True)
+            ctx.exit(error.exit_code if isinstance(error, UserError) else 1)
 
 
 @click.command(cls=Main, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

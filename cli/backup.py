@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from compose.backup.chain import Chain
 from compose.backup.create import Say, back_up
 from compose.backup.restore import restore as run_restore
 from runtime.settings import PREFIX
-from schemas.errors import TidemillError, UserError
+from schemas.errors import UserError
 
 _folder = click.Path(path_type=Path, file_okay=False)
 from_option = click.option(
@@ -52,15 +50,9 @@ def backup(folder: Path, full: bool, wait_sec: float, data_dir: Path, as_json: b
     Incremental on the newest backup of DIR; full if there is none, or if the newest full one is older than 31 days.
     """
     embedded = None if PREFIX + "KAFKA_BOOTSTRAP" in os.environ else data_dir
-    with _one_line():
-        made = back_up(
-            find_settings(data_dir),
-            folder,
-            data_dir=embedded,
-            full=full,
-            wait_sec=wait_sec,
-            say=_say(as_json),
-        )
+    made = back_up(
+        find_settings(data_dir), folder, data_dir=embedded, full=full, wait_sec=wait_sec, say=_say(as_json)
+    )
     manifest = made.manifest
     rows = sum(part.rows for table in manifest.tables.values() for part in table.partitions.values())
     records = sum(segment.records for topic in manifest.topics.values() for segment in topic.segments)
@@ -116,8 +108,7 @@ def restore(folder: Path, at: str, data_dir: Path, as_json: bool) -> None:
         raise UserError(
             f"{PREFIX}KAFKA_BOOTSTRAP is set: a backup is restored into a new embedded stack, not into a deployment that runs"
         )
-    with _one_line():
-        restored = run_restore(folder, data_dir, at=at, say=_say(as_json))
+    restored = run_restore(folder, data_dir, at=at, say=_say(as_json))
     if as_json:
         _print(**msgspec.structs.asdict(restored))
         return
@@ -125,23 +116,6 @@ def restore(folder: Path, at: str, data_dir: Path, as_json: bool) -> None:
         f"{restored.name}: {restored.rows:,} rows, {restored.records:,} records, {restored.artifacts:,} versions restored and compared "
         f"({restored.took_sec:.1f} s); start it with `tidemill up --data {data_dir}`"
     )
-
-
-class Failed(UserError):
-    """Kafka or ClickHouse is away or refused, or what was restored differs."""
-
-    exit_code = 1
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    """Whatever fails on the way is said in one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except TidemillError as error:
-        raise Failed(str(error)) from error
 
 
 def _say(quiet: bool) -> Say:

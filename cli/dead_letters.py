@@ -5,11 +5,9 @@ from __future__ import annotations
 import getpass
 import json
 import re
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 import msgspec
@@ -19,26 +17,16 @@ from rich.table import Table
 from cli.context import settings as find_settings
 from cli.dead_letter_text import details, pretty, shown_bytes, shown_time, summary
 from cli.models import send_command
-from cli.options import data_option, json_option
+from cli.options import Moment, data_option, json_option
 from control.dead_letters import DeadLetter, Filter, find
 from control.redrive import chosen, discard, redrive, refuse_what_cannot_be_redriven
 from runtime.clock import now_ms
-from runtime.transactions import TransactionLost
 from schemas.dead_letters import MAX_ATTEMPT
-from schemas.errors import Fenced, Outage, UserError
+from schemas.errors import UserError
 from schemas.topics import DEAD_LETTERS
 
-T = TypeVar("T")
 LIST_ROWS: Final = 50
 _PLACE: Final = re.compile(rf"{re.escape(DEAD_LETTERS.name)}:(\d+):(\d+)")
-_AGO: Final = re.compile(r"(\d+)([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class NotDone(UserError):
-    """Kafka or another operator was in the way."""
-
-    exit_code = 1
 
 
 class Place(click.ParamType):
@@ -59,36 +47,14 @@ class Place(click.ParamType):
         return int(found[1]), int(found[2])
 
 
-class When(click.ParamType):
-    """A time (ISO 8601, UTC unless it says otherwise), or how long ago; as milliseconds since 1970."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        ago = _AGO.fullmatch(value)
-        if ago is not None:
-            return int((time.time() - int(ago[1]) * _SECONDS[ago[2]]) * 1000)
-        try:
-            at = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(
-                f"found {value!r}, expected a time such as 2026-01-31T12:00 or how long ago: 30s, 15m, 2h, 1d",
-                param,
-                ctx,
-            )
-        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
 def filters(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose dead letters."""
     for option in (
         click.option(
-            "--until", "until_ms", type=When(), help="Died before this time, or longer ago than 2h."
+            "--until", "until_ms", type=Moment(), help="Died before this time, or longer ago than 2h."
         ),
         click.option(
-            "--since", "since_ms", type=When(), help="Died since this time, or no longer ago than 2h."
+            "--since", "since_ms", type=Moment(), help="Died since this time, or no longer ago than 2h."
         ),
         click.option(
             "--attempt",
@@ -136,14 +102,11 @@ def list_letters(
     )  # fmt: skip
     count = 0
     newest: list[DeadLetter] = []
-    try:
-        for letter in find(find_settings(data_dir), wanted):
-            count += 1
-            newest.append(letter)
-            if len(newest) > 2 * limit:
-                newest = sorted(newest, key=_age)[-limit:]
-    except Outage as error:
-        raise NotDone(str(error)) from error
+    for letter in find(find_settings(data_dir), wanted):
+        count += 1
+        newest.append(letter)
+        if len(newest) > 2 * limit:
+            newest = sorted(newest, key=_age)[-limit:]
     shown = sorted(newest, key=_age)[-limit:]
     if as_json:
         click.echo(json.dumps({"count": count, "dead_letters": [summary(letter) for letter in shown]}))
@@ -168,7 +131,7 @@ def list_letters(
 def show(place: tuple[int, int], data_dir: Path, as_json: bool) -> None:
     """Show one dead letter: why, where the original lies, its headers and its bytes."""
     wanted = Filter(places=frozenset([place]))
-    letter = _mapped(lambda: next(find(find_settings(data_dir), wanted), None))
+    letter = next(find(find_settings(data_dir), wanted), None)
     if letter is None:
         raise UserError(f"{DEAD_LETTERS.name}:{place[0]}:{place[1]}: there is no dead letter (any more)")
     if as_json:
@@ -217,8 +180,10 @@ def _deciding(
         )  # fmt: skip
         if everything == (wanted != Filter(status="open")):
             raise click.UsageError("expected IDs or filters, or --all")
+        if as_json and not (yes or dry_run):
+            raise click.UsageError("--json: nobody can be asked, expected --yes or --dry-run beside it")
         found = find_settings(data_dir)
-        letters = _mapped(lambda: chosen(find(found, wanted), limit))
+        letters = chosen(find(found, wanted), limit)
         check(letters)
         count = len(letters)
         if dry_run or not count:
@@ -228,11 +193,13 @@ def _deciding(
                 {done: 0, "chosen": count},
             )
             return
-        if not yes and not as_json:
+        if not yes:
             click.confirm(f"{count} dead letter{'s' if count > 1 else ''} will be {done}. Go on?", abort=True)
-        count = _mapped(
-            lambda: run(found, wanted, limit, by=getpass.getuser(), comment=comment, now_ms=now_ms)
+        # What died since is no part of what was said and confirmed.
+        these = Filter(
+            places=frozenset((letter.partition, letter.offset) for letter in letters), status="open"
         )
+        count = run(found, these, None, by=getpass.getuser(), comment=comment, now_ms=now_ms)
         _say(as_json, f"{count} {done}", {done: count, "chosen": count})
 
     return decide
@@ -241,7 +208,8 @@ def _deciding(
 dead_letters.add_command(
     _deciding(
         "redrive",
-        "Send dead letters again, each under its own identity and one attempt more. An answer of the same prediction id follows.",
+        "Send dead letters again, each under its own identity and one attempt more. An answer of the same prediction id follows. "
+        "Interrupted, it can be run again: nothing is sent twice.",
         "redriven", redrive, refuse_what_cannot_be_redriven,
     )
 )  # fmt: skip
@@ -276,11 +244,3 @@ def _age(letter: DeadLetter) -> tuple[int, int, int]:
 
 def _say(as_json: bool, text: str, numbers: dict[str, int]) -> None:
     click.echo(json.dumps(numbers) if as_json else text)
-
-
-def _mapped(call: Callable[[], T]) -> T:
-    """What `call` gives; an outage or a second operator is one line."""
-    try:
-        return call()
-    except (Outage, TransactionLost, Fenced) as error:
-        raise NotDone(f"{error}; run it again: what was done is not done twice") from error

@@ -9,8 +9,7 @@ import click
 
 from cli.context import settings
 from cli.options import data_option
-from cli.produce import NotAnswered
-from schemas.errors import Outage, UserError
+from schemas.errors import UserError
 from schemas.spec import ModelSpec, load_spec
 from tidemill import Client
 
@@ -36,15 +35,12 @@ def feedback(
     """Send feedback on the prediction ID (printed by `produce --wait`) of MODEL."""
     found = settings(data_dir)
     spec = load_spec(found.models_dir / model)
-    try:
-        with Client(found) as client:
-            client.feedback(
-                model, prediction_id=prediction_id, request_id=request_id,
-                label=_truth(label, spec), correction=_truth(correction, spec),
-                rating=rating, thumb=thumb, comment=comment, signal=_signal(signal), key=key,
-            )  # fmt: skip
-    except Outage as error:
-        raise NotAnswered(str(error)) from error
+    with Client(found) as client:
+        client.feedback(
+            model, prediction_id=prediction_id, request_id=request_id,
+            label=_truth(label, spec), correction=_truth(correction, spec),
+            rating=rating, thumb=thumb, comment=comment, signal=_signal(signal), key=key,
+        )  # fmt: skip
     click.echo(f"feedback sent to {model}")
 
 

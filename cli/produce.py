@@ -10,17 +10,10 @@ import msgspec
 
 from cli.context import settings
 from cli.options import data_option
-from schemas.errors import Outage, UserError
 from schemas.requests import Prediction, Rejected
 from tidemill import Client
 
 REJECTED_EXIT_CODE = 1
-
-
-class NotAnswered(UserError):
-    """The broker or the gateway did not answer in time."""
-
-    exit_code = 1
 
 
 @click.command()
@@ -46,10 +39,7 @@ def produce(
         lines = [line for line in click.get_text_stream("stdin").read().splitlines() if line.strip()]
     else:
         lines = [request_json]
-    try:
-        answers = send(Client(settings(data_dir)), model, lines, key, wait_sec)
-    except Outage as error:
-        raise NotAnswered(str(error)) from error
+    answers = send(Client(settings(data_dir)), model, lines, key, wait_sec)
     for answer in answers:
         click.echo(msgspec.json.encode(answer).decode() if as_json else described(answer))
     if wait_sec is None and not as_json:

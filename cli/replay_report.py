@@ -14,7 +14,7 @@ from inference.ranges import Span
 from inference.replay import Progress
 from inference.replay_plan import Plan
 from runtime.settings import Settings
-from schemas.errors import UserError
+from schemas.errors import Outage
 from schemas.spec import load_spec
 from warehouse.client import connect, mapped
 
@@ -50,12 +50,6 @@ FROM {_PAIRS}
 ANY INNER JOIN (SELECT prediction_id, truth, truth_value FROM labels WHERE model = {{model:String}}) AS labels
     ON replayed.prediction_id = labels.prediction_id
 """
-
-
-class ReplayFailed(UserError):
-    """Something was away, the version must not answer, or the rows did not arrive in time."""
-
-    exit_code = 1
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,8 +88,8 @@ def reported(found: Settings, planned: Plan, done: Progress, took_sec: float, wa
     """What came of a run, once ClickHouse has its rows.
 
     Raises:
-        ReplayFailed: they are not there within `wait_sec`.
-        Outage, Refused: ClickHouse did not answer.
+        Outage: they are not there within `wait_sec`, or ClickHouse is away.
+        Refused: ClickHouse will not answer.
     """
     regression = load_spec(found.models_dir / planned.model).task == "regression"
     client = connect(found.clickhouse_url, found.clickhouse_user, found.clickhouse_password)
@@ -142,7 +136,7 @@ def _wait(client: Client, parameters: dict[str, str], rows: int, wait_sec: float
     deadline = time.monotonic() + wait_sec
     while (shown := int(client.query(SHOWN, parameters=parameters).result_rows[0][0])) < rows:
         if time.monotonic() >= deadline:
-            raise ReplayFailed(
+            raise Outage(
                 f"{parameters['run_id']}: after {wait_sec:.0f} s ClickHouse has {shown:,} of {rows:,} rows; the others are on their way, "
                 "see `tidemill status`"
             )
