@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ from schemas.identity import MAX_TIMESTAMP_MS
 from schemas.requests import CONTENT_TYPE
 from schemas.spec import ModelSpec
 
+KEY_BYTES: Final = 64 * 1024
+"""Longest key: it is copied into the answer, the observation and each label."""
+
 
 @dataclass(frozen=True, eq=False)
 class Admitted:
@@ -28,6 +32,7 @@ class Admitted:
 
     values: list[bytes | None]
     keys: list[bytes | None]
+    """None also where it is too long."""
     entities: list[str]
     """Keys as text; hex where they are not UTF-8, "" where there is none."""
     offsets: NDArray[np.int64]
@@ -83,6 +88,13 @@ def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -
             f"a record timestamp from 0 to {MAX_TIMESTAMP_MS} ms",
             f"found {timestamps[index]}",
         )
+    if max(map(len, filter(None, keys)), default=0) > KEY_BYTES:
+        for index, key in enumerate(keys):
+            if key is not None and len(key) > KEY_BYTES:
+                refused[index] = Rejection(
+                    "oversized", "key", f"a key of at most {KEY_BYTES} bytes", f"found {len(key)} bytes"
+                )
+                keys[index] = None
     formats: dict[int, Format] = {}
     batches: dict[int, pa.RecordBatch] = {}
     for index, (found, content_type, identity, parent) in said(messages).items():

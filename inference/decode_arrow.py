@@ -59,9 +59,12 @@ class ArrowDecoder:
         texts = [_texts(batch, name, n) for name in spec.texts]
         for name, column in zip(spec.texts, texts, strict=True):
             bad |= _bad_texts(spec, name, column)
-        rejections = {}
-        for row in np.flatnonzero(bad).tolist():
-            rejections[row] = _explain(spec, batch, row)
+        rejections = {row: _explain(spec, batch, row) for row in np.flatnonzero(bad).tolist()}
+        limit_bytes = spec.serve.max_request_bytes
+        for row, size_bytes in _long_texts(texts, limit_bytes).items():
+            rejections[row] = Rejection(
+                "oversized", "", f"at most {limit_bytes} bytes of text", f"found {size_bytes} bytes"
+            )
         for row, text in given.items():
             if len(text) > REQUEST_ID_CHARS:
                 rejections[row] = Rejection(
@@ -178,6 +181,15 @@ def _texts(batch: pa.RecordBatch, name: str, n: int) -> pa.StringArray:
     if place < 0:
         return pa.nulls(n, pa.string())
     return batch.column(place).cast(pa.string())
+
+
+def _long_texts(columns: list[pa.StringArray], limit_bytes: int) -> dict[int, int]:
+    """Row → bytes of its texts, where these are more than a request in a record of its own may have."""
+    if sum(column.nbytes for column in columns) <= limit_bytes:
+        return {}
+    lengths = [pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False) for column in columns]
+    sizes = np.stack(lengths).sum(axis=0, dtype=np.int64)
+    return {row: int(sizes[row]) for row in np.flatnonzero(sizes > limit_bytes).tolist()}
 
 
 def _bad_texts(spec: ModelSpec, name: str, column: pa.StringArray) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
+from typing import Final
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
@@ -12,7 +13,10 @@ from runtime.transactions import TransactionalProducer
 from schemas import dead_letters as names
 from schemas.dead_letters import MAX_ATTEMPT, ORIGIN_HEADERS, Origin
 from schemas.errors import Rejection
-from schemas.topics import DEAD_LETTERS
+from schemas.topics import COPY_BYTES, DEAD_LETTERS
+
+COPIED_BYTES: Final = COPY_BYTES - 64 * 1024
+"""Leaves room for our headers and framing."""
 
 
 def produce_dead_letter(
@@ -26,7 +30,8 @@ def produce_dead_letter(
     now_ms: int,
     origin: Origin | None = None,
 ) -> None:
-    """Add the dead letter of `message` to the producer's open transaction: original key, value and headers, then ours.
+    """Add the dead letter of `message` to the producer's open transaction: original key, value and headers (unless they are too large to
+    be copied), then ours.
 
     `topic_id` is of the message's topic; `origin`, if the message is a redriven record, says what it was: then its origin headers are
     left out, and the dead letter is of the original again.
@@ -45,7 +50,16 @@ def produce_dead_letter(
         )
     ]  # fmt: skip
     block += [*origin_headers(origin), (names.DIED_AT_MS, str(now_ms).encode())]
-    producer.produce(DEAD_LETTERS.name, message.value(), key=message.key(), headers=[*original, *block])
+    key, value = message.key(), message.value()
+    if (size_bytes := _size_bytes(key, value, original)) > COPIED_BYTES:
+        key, value, original = None, b"", []
+        block.append((names.OMITTED_BYTES, str(size_bytes).encode()))
+    producer.produce(DEAD_LETTERS.name, value, key=key, headers=[*original, *block])
+
+
+def _size_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    texts = [text for name, content in headers for text in (name, content or b"")]
+    return len(key or b"") + len(value or b"") + sum(map(len, texts))
 
 
 def own_place(message: Message, topic_id: uuid.UUID) -> Origin:

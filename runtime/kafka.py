@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from runtime.settings import Settings
 from schemas.errors import Fenced, Outage
-from schemas.topics import REQUESTS, Topic
+from schemas.topics import COPY_BYTES, REQUESTS, Topic
 
 log = logging.getLogger("librdkafka")
 _Callback = TypeVar("_Callback", bound=Callable[..., None])
@@ -89,7 +89,7 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
             "enable.idempotence": True,
             "compression.type": "lz4",
             "linger.ms": 5,
-            "message.max.bytes": 8 * 1024 * 1024,
+            "message.max.bytes": COPY_BYTES,
             "queue.buffering.max.messages": 1_000_000,
             **_CONNECTION,
             **overrides,

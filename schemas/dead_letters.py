@@ -24,11 +24,22 @@ OFFSET: Final = "tidemill-offset"
 TIMESTAMP_MS: Final = "tidemill-timestamp-ms"
 ATTEMPT: Final = "tidemill-attempt"
 DIED_AT_MS: Final = "tidemill-died-at-ms"
+OMITTED_BYTES: Final = "tidemill-omitted-bytes"
 
 ORIGIN_HEADERS: Final = (TOPIC, TOPIC_ID, PARTITION, OFFSET, TIMESTAMP_MS, ATTEMPT)
 """What a redriven record carries: where the original lies, and which attempt this is."""
-DEAD_LETTER_HEADERS: Final = (REASON, STAGE, MESSAGE, FIELD, MODEL, *ORIGIN_HEADERS, DIED_AT_MS)
-"""What a dead letter carries: why, and the same. Of a redriven record it names the original, never the redrive."""
+DEAD_LETTER_HEADERS: Final = (
+    REASON,
+    STAGE,
+    MESSAGE,
+    FIELD,
+    MODEL,
+    *ORIGIN_HEADERS,
+    DIED_AT_MS,
+    OMITTED_BYTES,
+)
+"""What a dead letter carries: why, and the same. Of a redriven record it names the original, never the redrive. The last stands only where
+the original is too large to be copied (a compressed record may be of any size): then key, value and headers are left out."""
 MAX_ATTEMPT: Final = 255
 
 

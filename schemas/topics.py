@@ -48,6 +48,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 JSON: Final = "application/json"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 OBSERVATION_BYTES: Final = 8 * 1024 * 1024
+COPY_BYTES: Final = 2 * OBSERVATION_BYTES
+"""Of a record that holds another and says something of it: a dead letter, a redrive, feedback that waits."""
 DEFAULT_PARTITIONS: Final = 2
 
 PREDICTIONS: Final = Topic(
@@ -69,7 +71,7 @@ FEEDBACK: Final = Topic(
 REDRIVES: Final = Topic(
     name="redrives", per_model=True, key="the original's key, same partition", value="the original request, plus headers that say where it lay",
     media_type="application/octet-stream", written_by="operators (dead-letters redrive)", read_by=("gateway",),
-    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES, personal=True,
+    partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=COPY_BYTES, personal=True,
 )  # fmt: skip
 FEEDBACK_REDRIVES: Final = Topic(
     name="feedback_redrives", per_model=True, key="the original's key, same partition",
@@ -140,7 +142,7 @@ ROUTES: Final = Topic(
 DEAD_LETTERS: Final = Topic(
     name="dead-letters", key="original key", value="original bytes and headers, plus reason, stage and coordinates",
     media_type="application/octet-stream", written_by="any stage", read_by=("redrive", "sink"),
-    partitions=DEFAULT_PARTITIONS, retention_ms=3 * DAY_MS, max_message_bytes=OBSERVATION_BYTES, personal=True,
+    partitions=DEFAULT_PARTITIONS, retention_ms=3 * DAY_MS, max_message_bytes=COPY_BYTES, personal=True,
 )  # fmt: skip
 DEAD_LETTER_DECISIONS: Final = Topic(
     name="dead_letter_decisions", key="the decision's event id", value="what an operator did with a dead letter: redriven or discarded",
@@ -151,7 +153,7 @@ STATE: Final = Topic(
     name="state", key="owner and source partition", value="a stage's state with the offsets it covers",
     media_type="application/octet-stream", written_by="labels, worker, control",
     read_by=("labels", "worker", "control"),
-    partitions=DEFAULT_PARTITIONS, retention_ms=None, compacted=True, max_message_bytes=OBSERVATION_BYTES,
+    partitions=DEFAULT_PARTITIONS, retention_ms=None, compacted=True, max_message_bytes=COPY_BYTES,
 )  # fmt: skip
 
 TOPICS: Final = (

@@ -212,3 +212,11 @@ def test_columns_that_are_all_floats_are_read_at_once(kind: pa.DataType) -> None
         3: "missing_field",
         4: "not_finite",
     }
+
+
+def test_a_row_of_more_text_than_a_request_may_have_is_refused_alone() -> None:
+    """It would make an observation that no topic takes."""
+    long = "x" * (SPEC.serve.max_request_bytes + 1)
+    _, accepted, rejections, _ = decoded(batch(text=pa.array(["a", long, "b"])))
+    assert accepted == [0, 2]
+    assert rejections == {1: ("oversized", "")}

@@ -130,8 +130,9 @@ def test_rows_of_a_version_that_is_rolled_back_are_given_back_to_be_routed_again
         model.route = Route(SPEC.name, 1, (broken.served,))
         inference = Inference(cast("Triton", Server(spoilt)), Health("test"), None)
         held = asyncio.create_task(inference.answers(model, columns(1, 2), [broken]))
-        while not model.away:
+        for _ in range(100):
             await asyncio.sleep(0)
+        assert model.away
         model.route = Route(SPEC.name, 2, (sound.served,))
         with pytest.raises(Superseded, match=r"1\.0 of toy"):
             await held
