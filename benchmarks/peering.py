@@ -1,7 +1,8 @@
 """Peers: their environment, and how each is run over a backlog and timed by what it produces.
 
-Where a peer leaves a choice, the one that is faster for it was taken: none writes observations, none has transactions (their defaults), none
-standardises features. What cannot be installed or does not run is named with its reason, and has no figure.
+Each asks Triton as its documentation shows: Quix Streams for each message, Bytewax for each batch that its source reads, Faust for each message, and
+once more for each run that `take_events` gives. All are spared what ours does beside: none writes observations, none has transactions (their
+defaults), none standardises features. What cannot be installed or does not run is named with its reason, and has no figure.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ PEERS: Final = (
     Peer(
         "faust_per_message", "Faust, tritonclient per message",
         ("-m", "benchmarks.peers.faust_per_message", "worker", "-l", "warn"),
+    ),
+    Peer(
+        "faust_batched", "Faust, tritonclient batched",
+        ("-m", "benchmarks.peers.faust_batched", "worker", "-l", "warn"),
     ),
     Peer(
         "bytewax_batched", "Bytewax, tritonclient batched",
