@@ -19,13 +19,14 @@ from clickhouse_connect.driver.client import Client
 
 from benchmarks.faults import cost as cost_of
 from benchmarks.faults import outcomes, report, schedule
+from benchmarks.faults.account import Account
 from benchmarks.faults.actions import Event, Executor
 from benchmarks.faults.bugs.table import BUGS
 from benchmarks.faults.load import Load
 from benchmarks.faults.monitor import Monitor, Recovery, wait_caught_up
 from benchmarks.faults.proxy import Links
 from benchmarks.faults.rows import MODEL
-from benchmarks.faults.verify import Account, verify
+from benchmarks.faults.verify import verify
 from benchmarks.faults.world import World
 from benchmarks.report import show
 from control.audit import audit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +13,12 @@ from confluent_kafka import Consumer
 from numpy.typing import NDArray
 
 from benchmarks.faults import rows
+from benchmarks.faults.account import Account
 from benchmarks.faults.rows import MODEL, NO_CASE
 from benchmarks.faults.topic import id_bytes, partition_records
 from control.bijection import ids_of
 from schemas.spec import Monitor
 from schemas.topics import OUTCOMES
-
-if TYPE_CHECKING:
-    from benchmarks.faults.verify import Account
 
 SHARES: Final = 16
 """Outcomes are fetched in so many parts."""

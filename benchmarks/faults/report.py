@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.faults.account import Account
 from benchmarks.faults.actions import Event, affected
 from benchmarks.faults.monitor import Recovery
 from benchmarks.faults.schedule import Recovery as Class
-from benchmarks.faults.verify import Account
 
 CLASSES: Final[tuple[Class, ...]] = ("ordinary", "restart", "long")
 """The later, the longer it may take."""

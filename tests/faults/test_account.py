@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer
 
-from benchmarks.faults import outcomes, rows, verify
+from benchmarks.faults import answers as answers_in_kafka
+from benchmarks.faults import observed, outcomes, rows
+from benchmarks.faults.account import Account
 from benchmarks.faults.load import Ledger
-from benchmarks.faults.verify import Account, Sent
+from benchmarks.faults.sent import Sent, sent_to
 from schemas.arrow import encode_batch
 
 SEED, SENT, PARTITION = 5, 2000, 1
@@ -40,7 +42,7 @@ def sent() -> Sent:
         mine = np.flatnonzero(keys == partition)
         ledger.offsets[mine] = np.arange(len(mine))
         ledger.timestamps_ms[mine] = 1_700_000_000_000 + mine
-    return verify.sent_to(ledger, PARTITION)
+    return sent_to(ledger, PARTITION)
 
 
 @pytest.fixture
@@ -63,9 +65,9 @@ def account_of(monkeypatch: pytest.MonkeyPatch, sent: Sent, answers: Answers) ->
         for start in range(0, len(answers), 100):
             yield [Record(json.dumps(answer).encode()) for answer in answers[start : start + 100]]
 
-    monkeypatch.setattr(verify, "partition_records", records)
+    monkeypatch.setattr(answers_in_kafka, "partition_records", records)
     account = Account()
-    verify._answers(NO_READER, PARTITION, sent, SEED, account)
+    answers_in_kafka.check(NO_READER, PARTITION, sent, SEED, account)
     return account
 
 
@@ -126,7 +128,7 @@ def table(sent: Sent, **changes: Any) -> pa.Table:
 def compared(sent: Sent, found: pa.Table) -> Account:
     account = Account()
     said = np.ones(len(sent.rows), np.int8)
-    verify._compare(sent, np.arange(50), found, said, account, outcomes.Expected(SENT))
+    observed._compare(sent, np.arange(50), found, said, account, outcomes.Expected(SENT))
     return account
 
 

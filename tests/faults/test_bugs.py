@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.faults import bugs as package
 from benchmarks.faults import suite
+from benchmarks.faults.account import Account
 from benchmarks.faults.bugs.table import BUGS, Bug, Hit
 from benchmarks.faults.schedule import KINDS
-from benchmarks.faults.verify import Account
 from compose.embedded.stack import SERVICES
 
 GUARDS = {"uncounted"}

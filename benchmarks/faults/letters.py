@@ -1,0 +1,86 @@
+"""Dead letters: the poison that was sent, and nothing else, by original bytes and reason; and labels that were given up."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import Consumer
+
+from benchmarks.faults import rows
+from benchmarks.faults.account import Account
+from benchmarks.faults.load import Ledger
+from benchmarks.faults.rows import GOOD, MODEL, PARTITIONS, POISON
+from benchmarks.faults.sent import parts
+from benchmarks.faults.topic import partition_records
+from runtime.headers import pairs, text
+from schemas import dead_letters as names
+from schemas.topics import DEAD_LETTERS
+
+
+def check(reader: Consumer, client: Client, ledger: Ledger, orphans_before_ms: int, account: Account) -> None:
+    """The poison that was sent, and nothing else, by original bytes; and labels given up as orphans."""
+    every = np.arange(ledger.sent)
+    poisoned = np.concatenate(
+        [part[rows.poison_kinds(ledger.seed, part) != GOOD] for part in parts(every)] or [every]
+    )
+    kinds = rows.poison_kinds(ledger.seed, poisoned)
+    generations = np.searchsorted(ledger.first_rows, poisoned, side="right") - 1
+    partitions = rows.keys(ledger.seed, poisoned) % PARTITIONS
+    wanted: dict[tuple[str, int, int], tuple[int, int]] = {}
+    """Place of the original → kind of poison and row: the bytes are made again when they are compared."""
+    for row, kind, generation, partition in zip(
+        poisoned.tolist(), kinds.tolist(), generations.tolist(), partitions.tolist(), strict=True
+    ):
+        place = str(ledger.topic_ids[generation]), partition, int(ledger.offsets[row])
+        wanted[place] = kind, row
+    odd = {("feedback", *place): said for place, said in ledger.odd_feedback.items()}
+    seen: Counter[tuple[str, int, int]] = Counter()
+    revived: Counter[tuple[str, int, int]] = Counter()
+    total = 0
+    for partition in range(DEAD_LETTERS.partitions):
+        for messages in partition_records(reader, DEAD_LETTERS.name, partition):
+            for message in messages:
+                headers = pairs(message.headers())
+                total += 1
+                gateway = text(headers, names.STAGE) == "gateway"
+                topic = text(headers, names.TOPIC_ID) if gateway else "feedback"
+                place = topic, int(text(headers, names.PARTITION)), int(text(headers, names.OFFSET))
+                reason, value = text(headers, names.REASON), message.value() or b""
+                if place not in (wanted if gateway else odd):
+                    if not gateway and reason == "orphan_feedback":
+                        revived[place] += 1
+                    else:
+                        account.note("dead_letters_wrong", 1, f"{place}: {reason}: {value[:100]!r}")
+                    continue
+                seen[place] += 1
+                expected = odd[place][:2] if not gateway else _poison(*wanted[place])
+                same = (reason, value) == expected
+                account.note("dead_letters_wrong", int(not same), f"{place}: {reason}, not {expected[0]}")
+    young = {
+        place for place, (reason, _, at_ms) in odd.items()
+        if reason == "orphan_feedback" and at_ms >= orphans_before_ms and place not in seen
+    }  # fmt: skip
+    account.orphans_waiting = len(young)
+    account.poison_injected = len(wanted) + len(odd) - len(young)
+    account.poison_dead_lettered = len(seen)
+    repeated = sum(count - 1 for count in (seen + revived).values())
+    account.note("dead_letters_wrong", repeated, f"{(seen + revived).most_common(1)} more than once")
+    account.orphans_revived = len(revived)
+    for place in (*wanted, *odd):
+        if place not in seen and place not in young:
+            account.examples.setdefault("poison_not_dead_lettered", []).append(str(place))
+            break
+    found = client.query(
+        "SELECT count(), uniqExact(partition, offset) FROM internal.dead_letters WHERE model = {model:String}",
+        parameters={"model": MODEL},
+    ).result_rows[0]
+    difference = abs(int(found[0]) - total) + abs(int(found[0]) - int(found[1]))
+    account.note(
+        "dead_letters_wrong", difference, f"{total} in Kafka, {found[0]} in ClickHouse, {found[1]} different"
+    )
+
+
+def _poison(kind: int, row: int) -> tuple[str, bytes]:
+    return POISON[kind].reason, rows.poisoned(kind, row)

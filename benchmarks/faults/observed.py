@@ -1,0 +1,102 @@
+"""Rows in ClickHouse: one live row a request, which says what its answer says, and one copy of each answered one."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from clickhouse_connect.driver.client import Client
+from numpy.typing import NDArray
+
+from benchmarks.faults import outcomes, rows
+from benchmarks.faults.account import Account
+from benchmarks.faults.answers import LIVE_VERSION, REJECTED
+from benchmarks.faults.load import Ledger
+from benchmarks.faults.rows import MODEL
+from benchmarks.faults.sent import CHUNK_ROWS, Sent, first_id, row_at
+from benchmarks.faults.topic import id_bytes
+from control.bijection import ids_of
+
+
+def check(
+    client: Client, partition: int, sent: Sent, answers: NDArray[np.int8], ledger: Ledger, account: Account,
+    expected: outcomes.Expected,
+) -> int:  # fmt: skip
+    """Checks one partition's observations; returns the number of its shadow rows."""
+    shadows = 0
+    for generation, topic_id in enumerate(ledger.topic_ids):
+        of_generation = np.flatnonzero(sent.generations == generation)
+        for start in range(0, len(of_generation), CHUNK_ROWS):
+            chunk = of_generation[start : start + CHUNK_ROWS]
+            table = _observations(client, topic_id, partition, start, start + len(chunk))
+            shadows += _compare(sent, chunk, table, answers, account, expected)
+        surplus = client.query(
+            "SELECT count() FROM internal.observations WHERE model = {model:String} AND topic_id = {topic:UUID}"
+            " AND partition = {partition:Int32} AND offset >= {end:Int64}",
+            parameters={
+                "model": MODEL,
+                "topic": str(topic_id),
+                "partition": partition,
+                "end": len(of_generation),
+            },
+        ).result_rows[0][0]
+        account.note("unrequested", int(surplus), f"rows beyond partition {partition}")
+    return shadows
+
+
+def _observations(client: Client, topic_id: uuid.UUID, partition: int, first: int, end: int) -> pa.Table:
+    return client.query_arrow(
+        """
+        SELECT prediction_id, offset, role = 'live' AS live, status = 'answered' AS answered,
+               toString(label) AS label, toString(version) AS version
+        FROM internal.observations
+        WHERE model = {model:String} AND topic_id = {topic:UUID} AND partition = {partition:Int32}
+          AND offset >= {first:Int64} AND offset < {end:Int64}
+        """,
+        parameters={
+            "model": MODEL, "topic": str(topic_id), "partition": partition, "first": first, "end": end,
+        },
+        use_strings=True,
+    )  # fmt: skip
+
+
+def _compare(
+    sent: Sent, chunk: NDArray[np.int64], table: pa.Table, answers: NDArray[np.int8], account: Account,
+    expected: outcomes.Expected,
+) -> int:  # fmt: skip
+    """Compares the rows of consecutive offsets with their requests; returns the number of shadow rows."""
+    n = len(chunk)
+    if table.num_rows == 0:
+        account.note("lost", n, f"no row of {row_at(sent, np.isin(np.arange(len(sent.rows)), chunk[:1]))}")
+        return 0
+    place = table["offset"].to_numpy().astype(np.int64) - int(sent.offsets[chunk[0]])
+    ids = ids_of(b"".join(id_bytes(part) for part in table["prediction_id"].chunks))
+    live = table["live"].to_numpy().astype(bool)
+    answered = table["answered"].to_numpy().astype(bool)
+    right_id = ids == sent.ids[chunk][place]
+    account.note("unrequested", int((~right_id).sum()), f"row with id {first_id(ids, ~right_id)}")
+    counts = np.bincount(place[live & right_id], minlength=n)
+    missing = np.zeros(len(sent.rows), bool)
+    missing[chunk[counts == 0]] = True
+    account.note("lost", int((counts == 0).sum()), f"no row of {row_at(sent, missing)}")
+    repeated = np.zeros(len(sent.rows), bool)
+    repeated[chunk[counts > 1]] = True
+    account.note("duplicated", int(np.maximum(counts - 1, 0).sum()), f"rows of {row_at(sent, repeated)}")
+    labels = pc.fill_null(pc.index_in(table["label"], value_set=pa.array(rows.CLASSES)), -3).to_numpy()
+    noted = np.where(answered, labels, REJECTED)
+    versions = pc.equal(table["version"], LIVE_VERSION).to_numpy().astype(bool)
+    answer = answers[chunk][place]
+    torn = live & right_id & (answer > -2) & ((noted != answer) | (answered & ~versions))
+    account.note("torn", int(torn.sum()), f"row with id {first_id(ids, torn)}")
+    shadow = np.bincount(place[~live & right_id], minlength=n)
+    account.note("shadow_duplicated", int(np.maximum(shadow - 1, 0).sum()), f"id {first_id(ids, ~live)}")
+    account.note(
+        "wrong", int(((shadow > 0) & (answers[chunk] < 0)).sum()), "a shadow's answer to what was rejected"
+    )
+    # A label can be held only against a copy that has scores.
+    scored = np.bincount(place[~live & right_id & answered], minlength=n) > 0
+    account.shadow_given_up += int(((shadow > 0) & ~scored).sum())
+    expected.shadows[sent.rows[chunk[scored]]] = True
+    return int((shadow > 0).sum())
