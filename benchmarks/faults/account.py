@@ -49,6 +49,13 @@ class Account:
     outcomes: int = 0
     outcomes_mismatch: int = 0
     metrics_mismatch: int = 0
+    orders: int = 0
+    """Total of orders to train."""
+    orders_refused: int = 0
+    """Total of those that came to no artifact, with a reason."""
+    orders_mismatch: int = 0
+    """Commands without their one order, orders without their one candidate, candidates without their one decision, numbers out of turn,
+    artifacts that are not whole."""
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, fault: str, count: int, example: str) -> None:
@@ -69,5 +76,5 @@ class Account:
 
 MUST_BE_ZERO: Final = (
     "lost", "duplicated", "unrequested", "torn", "misordered", "wrong", "shadow_missing", "shadow_duplicated", "shadow_lost", "lookups_mismatch",
-    "dead_letters_wrong", "outcomes_mismatch", "metrics_mismatch",
+    "dead_letters_wrong", "outcomes_mismatch", "metrics_mismatch", "orders_mismatch",
 )  # fmt: skip

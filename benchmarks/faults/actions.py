@@ -185,6 +185,7 @@ STAGES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "requests": ("gateway",),
     "control": (),
     "training": (),
+    "majors": (),
 }
 
 

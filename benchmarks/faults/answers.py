@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import rows
 from benchmarks.faults.account import Account
-from benchmarks.faults.rows import MODEL, POISON
+from benchmarks.faults.rows import LIVE_VERSION, MODEL, POISON
 from benchmarks.faults.sent import Sent, first_id, locate_in, row_at
 from benchmarks.faults.topic import partition_records
 from control.bijection import ids_of_texts, times
 from schemas.topics import PREDICTIONS
 
-LIVE_VERSION: Final = "1.0"
 REJECTED: Final = -1
 
 

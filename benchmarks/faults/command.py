@@ -18,7 +18,7 @@ import msgspec
 from clickhouse_connect.driver.client import Client
 
 from benchmarks.faults import cost as cost_of
-from benchmarks.faults import outcomes, report, schedule
+from benchmarks.faults import orders, outcomes, report, schedule
 from benchmarks.faults.account import Account
 from benchmarks.faults.actions import Event, Executor
 from benchmarks.faults.bugs.table import BUGS
@@ -30,6 +30,7 @@ from benchmarks.faults.verify import verify
 from benchmarks.faults.world import World
 from benchmarks.report import show
 from control.audit import audit
+from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
 from runtime.kafka import consumer
 from runtime.settings import Settings
@@ -49,6 +50,7 @@ class Patience(NamedTuple):
     """For the stages to catch up."""
     labels_sec: float = 60.0
     metrics_sec: float = outcomes.METRICS_SEC
+    orders_sec: float = 60.0
     audit_sec: float = 30.0
 
 
@@ -150,7 +152,7 @@ class Run:
             World(self._folder, links, self._orphan_after_sec, mutation) as world,
         ):
             say(f"the stack is up in {self._folder}")
-            load, monitor = Load(world.settings, self._seed, self._rate), Monitor(world)
+            load, monitor = Load(world.settings, self._seed, self._rate, world.snapshot), Monitor(world)
             started = time.monotonic()
             load.start(world.request_topic_id())
             try:
@@ -221,6 +223,8 @@ class Run:
         given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         try:
             account = verify(reader, client, load.ledger, load.base_ms, given_up_ms)
+            store = ArtifactStore(settings.artifacts_dir)
+            orders.check(reader, client, store, load.ledger.commands, account, self._patience.orders_sec)
             counted = outcomes.wait_for_metrics(client, self._patience.metrics_sec)
         finally:
             reader.close()

@@ -1,4 +1,5 @@
-"""The load: requests with poison at a known rate, and feedback of every kind, by an idempotent producer; and what is known of it.
+"""The load: requests with poison at a known rate, feedback of every kind, and orders to train, by an idempotent producer; and what is
+known of it.
 
 Runs in a thread of its own. What was sent follows from the seed; only where the broker put it is kept, in arrays.
 """
@@ -11,20 +12,25 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from confluent_kafka import KafkaError, Message
 from numpy.typing import NDArray
 
 from benchmarks.faults import rows
 from benchmarks.faults.rows import CASES, GOOD, MODEL, NO_CASE, PARTITIONS, POISON
+from runtime.clock import now_ms
 from runtime.headers import Headers
 from runtime.kafka import producer
 from runtime.settings import Settings
-from schemas.identity import prediction_id
-from schemas.topics import FEEDBACK, REQUESTS
+from schemas.events import Command
+from schemas.identity import name_id, prediction_id
+from schemas.topics import COMMANDS, FEEDBACK, REQUESTS
 
 BLOCK: Final = 250
 LATE_SEC: Final = 3.0
+COMMAND_OF: Final = 10_000
+"""With one row in so many goes an order to train; a multiple of `BLOCK`."""
 FIRST_CAPACITY: Final = 1 << 16
 UNACKNOWLEDGED: Final = 50_000
 """Sent and not acknowledged: beyond it the load waits, as when the broker is away."""
@@ -50,6 +56,8 @@ class Ledger:
         self.odd_feedback: dict[tuple[int, int], tuple[str, bytes, int]] = {}
         """(partition, offset) → reason, value and timestamp of feedback that must be dead-lettered; one record in a thousand."""
         self.feedback_records = 0
+        self.commands: list[str] = []
+        """Ids of the orders to train, in the order of the log."""
 
     def grow(self, end: int) -> None:
         """Make room for rows below `end`."""
@@ -65,13 +73,14 @@ class Ledger:
 
 
 class Load:
-    """Sends until told to stop. `base_ms` is the event time of feedback on row 0."""
+    """Sends until told to stop. `base_ms` is the event time of feedback on row 0; `snapshot` names the rows to train on."""
 
-    def __init__(self, settings: Settings, seed: int, rate_rows_per_sec: float) -> None:
+    def __init__(self, settings: Settings, seed: int, rate_rows_per_sec: float, snapshot: str) -> None:
         self.ledger = Ledger(seed)
         self.failure: BaseException | None = None
         self.base_ms = time.time_ns() // 1_000_000
         self._rate = rate_rows_per_sec
+        self._snapshot = snapshot
         self._requests, self._feedback = REQUESTS.for_model(MODEL), FEEDBACK.for_model(MODEL)
         self._topic_id_of: Callable[[], uuid.UUID] | None = None
         self._stop, self._pause, self._paused = threading.Event(), threading.Event(), threading.Event()
@@ -172,6 +181,8 @@ class Load:
             headers: Headers | None = [*POISON[kind].headers] if kind != GOOD else None
             self._produce(self._requests, value, key, self._place(row), headers)
         ledger.sent = end
+        if first % COMMAND_OF == 0:
+            self._command(first // COMMAND_OF)
         self._send_feedback(first, end, late=False)
         self._send_odd(first, end, key_of)
 
@@ -237,6 +248,20 @@ class Load:
 
         return delivered
 
+    def _command(self, number: int) -> None:
+        """A person has a version trained from a file."""
+        command = Command(
+            event_id=str(name_id("fault", "command", self.ledger.seed, number)), model=MODEL, at_ms=now_ms(),
+            action="train", by="the fault harness", snapshot=self._snapshot,
+        )  # fmt: skip
+
+        def delivered(error: KafkaError | None, _message: Message) -> None:
+            self._unacknowledged -= 1
+            self._failed = error or self._failed
+            self.ledger.commands.append(command.event_id)
+
+        self._put(COMMANDS.name, msgspec.json.encode(command), MODEL.encode(), 0, delivered)
+
     def _counted(self, error: KafkaError | None, _message: Message) -> None:
         self._unacknowledged -= 1
         self.ledger.feedback_records += 1
@@ -255,12 +280,16 @@ class Load:
         self, topic: str, value: bytes, key: int, delivered: Callable[..., None],
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
+        self._put(topic, value, rows.entity(key), key % PARTITIONS, delivered, headers)
+
+    def _put(
+        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., None],
+        headers: Headers | None = None,
+    ) -> None:  # fmt: skip
         self._unacknowledged += 1
         while True:
             try:
-                self._producer.produce(
-                    topic, value, b"k%d" % key, key % PARTITIONS, on_delivery=delivered, headers=headers
-                )
+                self._producer.produce(topic, value, key, partition, on_delivery=delivered, headers=headers)
                 return
             except BufferError:
                 self._poll(0.1)

@@ -188,7 +188,7 @@ class Monitor:
         slowest = ""
         if not one.stages:
             status = self.world.status()
-            if not all(status[name]["state"] == "ready" for name in ("control", "training")):
+            if not all(status[name]["state"] == "ready" for name in ("control", "training", "majors")):
                 return
         else:
             if one.targets is None:

@@ -30,7 +30,7 @@ def result(
         recovery = recoveries.get(event.fault.number)
         if recovery is not None:
             took[counted_as(event, events)].append(recovery.took_sec)
-            slowest[recovery.slowest or "control, training"].append(recovery.took_sec)
+            slowest[recovery.slowest or "control, training, majors"].append(recovery.took_sec)
         elif not event.failure:
             problems = [*problems, f"{event.fault}: its stages did not recover"]
     problems = problems + [f"{event.fault}: {event.failure}" for event in events if event.failure]
@@ -99,6 +99,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"  outcomes {found['outcomes']:,}, {found['outcomes_mismatch']} wrong; "
         f"counters {found['metrics_cells']:,}, {found['metrics_mismatch']} wrong; "
         f"shadow rows {found['shadow_rows']:,}, {found['shadow_missing']} missing",
+        f"  orders to train {found['orders']:,}, {found['orders_refused']} refused, {found['orders_mismatch']} wrong",
         f"  recovery p50 {found['recovery_p50_s']} s, p99 {found['recovery_p99_s']} s; "
         f"after restarts of broker and warehouse {found['recovery_restart_p99_s']} s; after long stops {found['recovery_long_p99_s']} s",
         "  p99 by the stage that came last: "

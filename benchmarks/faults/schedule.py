@@ -10,14 +10,16 @@ from schemas.errors import UserError
 
 SERVICES: Final = (
     "gateway-0", "gateway-1", "sink-0", "sink-1", "labels-0", "labels-1", "worker-0", "worker-1", "control", "training",
+    "majors",
 )  # fmt: skip
 SERVERS: Final = ("triton", "clickhouse", "kafka")
 SPARES: Final = ("gateway-2", "sink-2", "labels-2", "worker-2")
 """Replicas that run only while a scale-out lasts."""
 KAFKA_LINKS: Final = tuple(
-    f"{name}-kafka" for name in ("gateway", "sink", "labels", "worker", "control", "training")
+    f"{name}-kafka" for name in ("gateway", "sink", "labels", "worker", "control", "training", "majors")
 )
 CLICKHOUSE_LINKS: Final = ("sink-clickhouse", "labels-clickhouse", "training-clickhouse")
+"""Majors under this load are fitted on a file: that lane asks ClickHouse nothing."""
 TRITON_LINKS: Final = ("gateway-triton", "control-triton")
 LINKS: Final = (*KAFKA_LINKS, *TRITON_LINKS, *CLICKHOUSE_LINKS)
 

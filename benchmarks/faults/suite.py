@@ -22,7 +22,7 @@ RATE_ROWS_PER_SEC: Final = 1500.0
 ORPHAN_AFTER_SEC: Final = 20
 PAUSE_SEC: Final = 3.0
 """Between the last hit and the end of the load, and in the control run between the hits of two bugs."""
-SHORT: Final = Patience(quiet_sec=40.0, labels_sec=8.0, metrics_sec=12.0, audit_sec=5.0)
+SHORT: Final = Patience(quiet_sec=40.0, labels_sec=8.0, metrics_sec=12.0, orders_sec=12.0, audit_sec=5.0)
 """What a bug has lost does not come, however long one waits."""
 
 

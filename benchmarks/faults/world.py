@@ -1,4 +1,4 @@
-"""The stack that is broken: a small model with a live and a shadow arm, replicas, and a proxy on every link."""
+"""The stack that is broken: a small model with a live and a shadow arm, replicas, and a proxy on every link; and a file to train on."""
 
 from __future__ import annotations
 
@@ -14,27 +14,33 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import psutil
+import pyarrow as pa
 
 from benchmarks import deploy
 from benchmarks.faults import rows
 from benchmarks.faults.proxy import Links
-from benchmarks.faults.rows import MODEL
+from benchmarks.faults.rows import LIVE_VERSION, MODEL, SHADOW_VERSION
 from benchmarks.faults.schedule import LINKS, SPARES
 from compose.embedded.ports import HOST, free_ports
 from compose.embedded.running import Started
 from compose.embedded.stack import SERVICES, running_settings
 from compose.embedded.variation import VARIABLE, Listener, Variation
+from features.columns import Columns
 from runtime.clock import now_ms
 from runtime.kafka import admin, producer, topic_ids
 from runtime.settings import Settings
 from schemas.events import Arm, RouteTable
 from schemas.spec import SPEC_FILE
 from schemas.topics import REQUESTS, ROUTES
+from training.publish import LINEAGE, Lineage
+from training.rows import Rows, write_snapshot
 
 READY_SEC: Final = 120.0
 REPLICAS: Final = {"gateway": 3, "sink": 3, "labels": 3, "worker": 3}
 """The last of each runs only while a scale-out lasts."""
+FILE_ROWS: Final = 200
 STUB: Final = "triton_python_backend_stub"
 
 
@@ -43,6 +49,8 @@ class World:
 
     settings: Settings
     """As a client outside of all proxies is told."""
+    snapshot: str
+    """sha256 of the rows that a `train` command names."""
 
     def __init__(
         self, folder: Path, links: Links, orphan_after_sec: int, mutation: tuple[str, tuple[str, ...]] | None
@@ -60,8 +68,14 @@ class World:
         (model_dir / "model.py").write_text(rows.MODULE)
         store = Settings(models_dir=models_dir, artifacts_dir=data_dir / "artifacts")
         artifacts = [
-            deploy.write_version(store, MODEL, version, seed) for seed, version in enumerate(("1.0", "2.0"))
+            deploy.write_version(store, MODEL, version, seed)
+            for seed, version in enumerate((LIVE_VERSION, SHADOW_VERSION))
         ]
+        for artifact in artifacts:
+            # An update asks which file its base was fitted on: these on none.
+            lineage = store.artifacts_dir / MODEL / artifact / LINEAGE
+            lineage.write_bytes(msgspec.json.encode(Lineage(retrain_id="")))
+        self.snapshot = write_snapshot(store.artifacts_dir, MODEL, _file())
         variation = self._variation()
         file = self.folder / "variation.json"
         file.write_bytes(msgspec.json.encode(variation))
@@ -125,13 +139,13 @@ class World:
             time.sleep(0.05)
 
     def write_route(self, artifacts: list[str]) -> None:
-        """The first artifact answers, the second is its shadow; frozen, so that the automaton leaves it so."""
+        """The first artifact answers, the second is its shadow and is being measured, so that no other major takes its place."""
         arms = [
-            Arm(name="champion", role="live", version="1.0", artifact=artifacts[0]),
-            Arm(name="challenger", role="shadow", version="2.0", artifact=artifacts[1]),
+            Arm(name="champion", role="live", version=LIVE_VERSION, artifact=artifacts[0]),
+            Arm(name="challenger", role="shadow", version=SHADOW_VERSION, artifact=artifacts[1]),
         ]
         table = RouteTable(
-            event_id=str(uuid.uuid4()), model=MODEL, at_ms=now_ms(), revision=1, stage="steady", arms=arms, frozen=True,
+            event_id=str(uuid.uuid4()), model=MODEL, at_ms=now_ms(), revision=1, stage="shadow", arms=arms,
             champion=arms[0].version, major=arms[0].version, retained=artifacts,
         )  # fmt: skip
         client = producer(self.settings)
@@ -199,6 +213,14 @@ class World:
         """Kafka's id of the request topic as it is now."""
         topic = REQUESTS.for_model(MODEL)
         return topic_ids(admin(self.settings), [topic])[topic]
+
+
+def _file() -> Rows:
+    """What a person would train on: labels by the toss of a coin, as the feedback's are."""
+    drawn = np.random.default_rng(0)
+    numbers = drawn.random((FILE_ROWS, 2), np.float32)
+    targets = drawn.integers(0, len(rows.CLASSES), FILE_ROWS).astype(np.float64)
+    return Rows.from_file(Columns(numbers, pa.array([], pa.string())), targets)
 
 
 def memory_bytes(pid: int, *, children: bool = True) -> int:

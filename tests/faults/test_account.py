@@ -53,7 +53,7 @@ def answers(sent: Sent) -> Answers:
         kind = int(rows.poison_kinds(SEED, np.array([row]))[0])
         one: dict[str, Any] = {"prediction_id": str(uuid.UUID(bytes=sent.ids[place : place + 1].tobytes()))}
         if kind == rows.GOOD:
-            one |= {"request_id": str(row), "version": "1.0", "label": "yes"}
+            one |= {"request_id": str(row), "version": rows.LIVE_VERSION, "label": "yes"}
         else:
             one |= {"rejected": {"reason": rows.POISON[kind].reason}}
         found.append(one)
@@ -100,7 +100,7 @@ def other_reason(answers: Answers) -> None:
         (swap_across_batches, {"misordered": 1}),
         (other_reason, {"wrong": 1}),
         (lambda answers: answers[17].update(request_id="18"), {"wrong": 1}),
-        (lambda answers: answers[17].update(version="2.0"), {"wrong": 1}),
+        (lambda answers: answers[17].update(version=rows.SHADOW_VERSION), {"wrong": 1}),
     ],
 )
 def test_a_spoiled_answer_is_noticed(
@@ -120,7 +120,7 @@ def table(sent: Sent, **changes: Any) -> pa.Table:
         "live": [True] * n,
         "answered": [True] * n,
         "label": ["yes"] * n,
-        "version": ["1.0"] * n,
+        "version": [rows.LIVE_VERSION] * n,
     }
     return pa.table(columns | changes)
 
@@ -141,7 +141,9 @@ def test_a_missing_a_repeated_and_a_torn_row_are_noticed(sent: Sent) -> None:
     assert compared(sent, right.slice(1)).broken == {"lost": 1}
     assert compared(sent, pa.concat_tables([right, right.slice(7, 2)])).broken == {"duplicated": 2}
     assert compared(sent, table(sent, label=["no"] + ["yes"] * 49)).broken == {"torn": 1}
-    assert compared(sent, table(sent, version=["2.0"] + ["1.0"] * 49)).broken == {"torn": 1}
+    assert compared(sent, table(sent, version=[rows.SHADOW_VERSION] + [rows.LIVE_VERSION] * 49)).broken == {
+        "torn": 1
+    }
     assert compared(sent, table(sent, answered=[False] + [True] * 49)).broken == {"torn": 1}
     assert compared(sent, table(sent, offset=np.r_[1, np.arange(1, 50)])).broken == {
         "unrequested": 1,
@@ -150,7 +152,7 @@ def test_a_missing_a_repeated_and_a_torn_row_are_noticed(sent: Sent) -> None:
 
 
 def test_a_repeated_copy_is_noticed(sent: Sent) -> None:
-    copies = table(sent, live=[False] * 50, version=["2.0"] * 50)
+    copies = table(sent, live=[False] * 50, version=[rows.SHADOW_VERSION] * 50)
     assert compared(sent, pa.concat_tables([table(sent), copies])).broken == {}
     assert compared(sent, pa.concat_tables([table(sent), copies, copies.slice(3, 1)])).broken == {
         "shadow_duplicated": 1

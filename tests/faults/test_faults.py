@@ -27,5 +27,6 @@ def test_nothing_is_lost_and_nothing_counted_twice_under_a_dozen_faults() -> Non
     assert found["events"] >= 20_000
     assert found["poison_injected"] == found["poison_dead_lettered"] > 0
     assert found["outcomes"] > 0
+    assert found["orders"] >= 3
     assert found["metrics_cells"] > 0
     assert found["problems"] == []
