@@ -14,7 +14,7 @@ from benchmarks.faults.load import Load
 from benchmarks.faults.monitor import Monitor
 from benchmarks.faults.proxy import Mode
 from benchmarks.faults.recreate import recreate
-from benchmarks.faults.schedule import LINKS, Fault
+from benchmarks.faults.schedule import LINKS, LONE, Fault
 from benchmarks.faults.world import World
 
 ACTIVE_AT_ONCE: Final = 3
@@ -33,57 +33,57 @@ class Event:
     """Why it could not be done."""
 
 
-Action = Callable[[World, Load, Fault], AbstractContextManager[None]]
+Action = Callable[[World, Load, Fault], AbstractContextManager[int | None]]
+"""Yields the pid of the process that it ended, if it ended one."""
 
 
 @contextmanager
-def _signalled(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+def _signalled(world: World, _load: Load, fault: Fault) -> Iterator[int | None]:
     """An instant: the process gets its signal and the supervisor starts the next."""
     number = signal.SIGKILL if fault.kind in ("kill", "kill_server") else signal.SIGTERM
-    world.signal(fault.target, number)
-    yield
+    yield world.signal(fault.target, number)
 
 
 @contextmanager
-def _stopped(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+def _stopped(world: World, _load: Load, fault: Fault) -> Iterator[int | None]:
     pid = world.signal(fault.target, signal.SIGSTOP)
     try:
-        yield
+        yield None
     finally:
         world.resume(pid)
 
 
 @contextmanager
-def _broken(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+def _broken(world: World, _load: Load, fault: Fault) -> Iterator[int | None]:
     world.links.set(fault.target, MODES[fault.kind])
     try:
-        yield
+        yield None
     finally:
         world.links.set(fault.target, Mode.OPEN)
 
 
 @contextmanager
-def _scaled_in(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+def _scaled_in(world: World, _load: Load, fault: Fault) -> Iterator[int | None]:
     world.hold(fault.target)
     try:
-        yield
+        yield None
     finally:
         world.release(fault.target)
 
 
 @contextmanager
-def _scaled_out(world: World, _load: Load, fault: Fault) -> Iterator[None]:
+def _scaled_out(world: World, _load: Load, fault: Fault) -> Iterator[int | None]:
     world.release(fault.target)
     try:
-        yield
+        yield None
     finally:
         world.hold(fault.target)
 
 
 @contextmanager
-def _recreated(world: World, load: Load, _fault: Fault) -> Iterator[None]:
+def _recreated(world: World, load: Load, _fault: Fault) -> Iterator[int | None]:
     recreate(world, load)
-    yield
+    yield None
 
 
 MODES: Final[Mapping[str, Mode]] = {
@@ -160,14 +160,15 @@ class Executor:
 
     def _carry_out(self, event: Event) -> None:
         fault = event.fault
+        ended_pid = None
         try:
-            with ACTIONS[fault.kind](self._world, self._load, fault):
+            with ACTIONS[fault.kind](self._world, self._load, fault) as ended_pid:
                 time.sleep(fault.duration_sec)
         except Exception as error:  # noqa: BLE001  a fault that could not be done is told in the report, which then fails
             event.failure = f"{type(error).__name__}: {error}"
         finally:
             event.ended_sec = time.monotonic() - self._began
-            self._monitor.ended(event.fault.number, affected(fault))
+            self._monitor.ended(fault.number, affected(fault), lone(fault), ended_pid)
             with self._free:
                 self._busy.discard(self._place(fault))
                 self._free.notify_all()
@@ -183,14 +184,25 @@ STAGES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "clickhouse": ("sink", "labels"),
     "kafka": ("gateway", "sink", "labels", "worker"),
     "requests": ("gateway",),
-    "control": (),
+    "control": ("control",),
     "training": (),
     "majors": (),
 }
 
 
 def affected(fault: Fault) -> tuple[str, ...]:
-    """Stages whose progress shows the recovery; none if the part carries no events (control, training): its readiness does."""
+    """Stages whose progress shows the recovery; none if nothing flows through the part all the time (training)."""
+    return STAGES_OF[_part(fault)]
+
+
+def lone(fault: Fault) -> str:
+    """The process that has to be ready again, where there is only one of its kind; "" if there are more, or it is a server."""
+    part = _part(fault)
+    return part if part in LONE else ""
+
+
+def _part(fault: Fault) -> str:
+    """The key of `STAGES_OF` that a target belongs to."""
     if fault.target in LINKS:
-        return STAGES_OF[fault.target.partition("-")[0]]
-    return STAGES_OF[fault.target if fault.target in STAGES_OF else fault.target.rpartition("-")[0]]
+        return fault.target.partition("-")[0]
+    return fault.target if fault.target in STAGES_OF else fault.target.rpartition("-")[0]

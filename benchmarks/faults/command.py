@@ -210,6 +210,7 @@ class Run:
             wait_caught_up(settings, ("gateway", "sink", "labels"), self._patience.quiet_sec)
             outcomes.wait_for_labels(client, self._seed, load.ledger.sent, self._patience.labels_sec)
             wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
+            world.wait_whole(self._patience.quiet_sec)
         except TimeoutError as error:
             return [str(error), *(json.dumps(row) for row in world.status().values())]
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,8 +31,9 @@ READS: Final = {
     },
     "labels": {FEEDBACK.for_model(MODEL): PARTITIONS},
     "worker": {OBSERVATIONS.name: OBSERVATIONS.partitions, OUTCOMES.name: OUTCOMES.partitions},
+    "control": {OUTCOMES.name: OUTCOMES.partitions},
 }
-"""Stage (and consumer group) → topics with their partitions."""
+"""Stage (and consumer group) → topics with their partitions; of control's those that always flow."""
 
 Places = dict[tuple[str, int], int]
 
@@ -41,6 +43,10 @@ class _Pending:
     """A fault that is over, with the offsets that its stages have yet to reach."""
 
     stages: tuple[str, ...]
+    process: str
+    """That has to be ready again; "" for none."""
+    ended_pid: int | None
+    """Of the process that the fault ended: while it is still there, its readiness means nothing."""
     targets: dict[str, Places] | None = None
     """None until Kafka could be asked."""
 
@@ -48,7 +54,7 @@ class _Pending:
 @dataclass
 class Recovery:
     """Of one fault: when it had recovered (monotonic seconds), how long that took from the last end of a fault that hit the same, and
-    which stage was the last to recover ("" if it hit none)."""
+    which stage or process was the last to recover."""
 
     at: float
     took_sec: float
@@ -130,6 +136,11 @@ def wait_caught_up(settings: Settings, stages: tuple[str, ...], deadline_sec: fl
         offsets.close()
 
 
+def is_back(row: Mapping[str, Any], ended_pid: int | None) -> bool:
+    """Whether a process is ready, and not the one that was ended: that may say so a while longer."""
+    return row["state"] == "ready" and row["pid"] not in (None, ended_pid)
+
+
 @dataclass
 class Monitor:
     """A thread that asks Kafka; the harness reads `recoveries` and `memory_peaks_bytes`."""
@@ -148,13 +159,13 @@ class Monitor:
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._thread.start()
 
-    def ended(self, number: int, stages: tuple[str, ...]) -> None:
-        """The fault of this number is over."""
+    def ended(self, number: int, stages: tuple[str, ...], process: str, ended_pid: int | None) -> None:
+        """The fault of this number is over: `stages` have to catch up, and `process`, if it is not "", has to be ready."""
         now = time.monotonic()
         with self._lock:
-            for stage in stages or ("",):
-                self._ended[stage] = now
-            self._pending[number] = _Pending(stages)
+            for place in (*stages, process):
+                self._ended[place] = now
+            self._pending[number] = _Pending(stages, process, ended_pid)
 
     def close(self) -> None:
         """End the thread."""
@@ -185,24 +196,21 @@ class Monitor:
         self._offsets.close()
 
     def _look(self, number: int, one: _Pending) -> None:
-        slowest = ""
-        if not one.stages:
-            status = self.world.status()
-            if not all(status[name]["state"] == "ready" for name in ("control", "training", "majors")):
-                return
-        else:
-            if one.targets is None:
-                one.targets = {stage: self._offsets.ends(stage) for stage in one.stages}
-            for stage in list(one.targets):
-                committed = self._offsets.committed(stage)
-                if all(committed[place] >= end for place, end in one.targets[stage].items()):
-                    del one.targets[stage]
-                    slowest = stage
-            if one.targets:
-                return
+        slowest = one.process
+        if one.process and not is_back(self.world.status()[one.process], one.ended_pid):
+            return
+        if one.targets is None:
+            one.targets = {stage: self._offsets.ends(stage) for stage in one.stages}
+        for stage in list(one.targets):
+            committed = self._offsets.committed(stage)
+            if all(committed[place] >= end for place, end in one.targets[stage].items()):
+                del one.targets[stage]
+                slowest = stage
+        if one.targets:
+            return
         now = time.monotonic()
         with self._lock:
-            last = max(self._ended[stage] for stage in one.stages or ("",))
+            last = max(self._ended[place] for place in one.stages or (one.process,))
             del self._pending[number]
             self.recoveries[number] = Recovery(now, max(now - last, 0.0), slowest)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import outcomes, rows
 from benchmarks.faults.account import Account
-from benchmarks.faults.answers import LIVE_VERSION, REJECTED
+from benchmarks.faults.answers import REJECTED
 from benchmarks.faults.load import Ledger
-from benchmarks.faults.rows import MODEL
+from benchmarks.faults.rows import LIVE_VERSION, MODEL
 from benchmarks.faults.sent import CHUNK_ROWS, Sent, first_id, row_at
 from benchmarks.faults.topic import id_bytes
 from control.bijection import ids_of

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.faults.account import Account
-from benchmarks.faults.actions import Event, affected
+from benchmarks.faults.actions import Event, affected, lone
 from benchmarks.faults.monitor import Recovery
 from benchmarks.faults.schedule import Recovery as Class
 
@@ -29,8 +29,9 @@ def result(
     for event in events:
         recovery = recoveries.get(event.fault.number)
         if recovery is not None:
-            took[counted_as(event, events)].append(recovery.took_sec)
-            slowest[recovery.slowest or "control, training, majors"].append(recovery.took_sec)
+            if not lone(event.fault):
+                took[counted_as(event, events)].append(recovery.took_sec)
+            slowest[lone(event.fault) or recovery.slowest].append(recovery.took_sec)
         elif not event.failure:
             problems = [*problems, f"{event.fault}: its stages did not recover"]
     problems = problems + [f"{event.fault}: {event.failure}" for event in events if event.failure]

@@ -8,9 +8,10 @@ from typing import Final, Literal, NamedTuple
 
 from schemas.errors import UserError
 
+LONE: Final = ("control", "training", "majors")
+"""Services of which there is one; nobody takes over."""
 SERVICES: Final = (
-    "gateway-0", "gateway-1", "sink-0", "sink-1", "labels-0", "labels-1", "worker-0", "worker-1", "control", "training",
-    "majors",
+    "gateway-0", "gateway-1", "sink-0", "sink-1", "labels-0", "labels-1", "worker-0", "worker-1", *LONE,
 )  # fmt: skip
 SERVERS: Final = ("triton", "clickhouse", "kafka")
 SPARES: Final = ("gateway-2", "sink-2", "labels-2", "worker-2")

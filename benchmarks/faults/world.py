@@ -155,6 +155,22 @@ class World:
 
     # ── processes ──
 
+    def wait_whole(self, deadline_sec: float) -> None:
+        """Return when every process that is not held is ready.
+
+        Raises:
+            TimeoutError: names those that are not.
+        """
+        deadline = time.monotonic() + deadline_sec
+        while missing := [
+            f"{name} is {row['state']}: {row['last_error']}"
+            for name, row in self.status().items()
+            if row["state"] not in ("ready", "done") and (name not in SPARES or row["state"] != "held")
+        ]:
+            if time.monotonic() > deadline:
+                raise TimeoutError("; ".join(missing))
+            time.sleep(0.2)
+
     def status(self) -> dict[str, dict[str, Any]]:
         """One row a process, by name."""
         return {row["process"]: row for row in self._started.status()["processes"]}

@@ -2,6 +2,8 @@
 
 import pytest
 
+from benchmarks.faults import monitor, report
+from benchmarks.faults.account import Account
 from benchmarks.faults.actions import Event
 from benchmarks.faults.report import counted_as
 from benchmarks.faults.schedule import Fault, Recovery
@@ -36,3 +38,23 @@ def test_a_recovery_beside_a_graver_one_counts_as_that(other: Event, expected: R
 def test_an_event_alone_counts_as_itself() -> None:
     alone = event(3, "labels-0", "ordinary", 1.0, 2.0, 2.5)
     assert counted_as(alone, [alone]) == "ordinary"
+
+
+def test_recoveries_of_what_there_is_one_of_stand_apart() -> None:
+    events = [event(0, "control", "ordinary", 1.0, 2.0, 9.0), event(1, "sink-0", "ordinary", 1.0, 2.0, 3.0)]
+    recoveries = {0: monitor.Recovery(9.0, 7.0, "control"), 1: monitor.Recovery(3.0, 1.0, "sink")}
+    found = report.result(
+        Account(),
+        events,
+        recoveries,
+        {},
+        seed=1,
+        audit={"ok": True},
+        load_sec=1.0,
+        cells=0,
+        bug="",
+        problems=[],
+    )
+    assert found["recovery_max_s"] == 1.0
+    assert found["slowest_p99_s"] == {"control": 7.0, "sink": 1.0}
+    assert found["ok"]
