@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -16,6 +17,8 @@ from benchmarks.faults.schedule import Recovery as Class
 
 CLASSES: Final[tuple[Class, ...]] = ("ordinary", "restart", "long")
 """The later, the longer it may take."""
+ORDINARY_SEC: Final = 15.0
+"""What an ordinary recovery may take: a fault that had so long for itself is not excused by what came then."""
 
 
 def result(
@@ -64,14 +67,15 @@ def result(
 
 def counted_as(event: Event, events: Iterable[Event]) -> Class:
     """The gravest kind of recovery that was under way in a stage that `event` hit, while `event` recovered: a cut connection that ends
-    while the broker starts recovers when the broker does."""
+    while the broker starts recovers when the broker does. What began when `event` should have recovered changes nothing."""
     end, recovered, stages = event.ended_sec, event.recovered_sec, set(affected(event.fault))
+    until = math.inf if end is None else end + ORDINARY_SEC
+    if recovered is not None:
+        until = min(until, recovered)
     found = [event.fault.recovery]
     for other in events:
         over = other.recovered_sec
-        overlaps = (recovered is None or other.began_sec < recovered) and (
-            over is None or end is None or over > end
-        )
+        overlaps = other.began_sec < until and (over is None or end is None or over > end)
         if overlaps and stages.intersection(affected(other.fault)):
             found.append(other.fault.recovery)
     return max(found, key=CLASSES.index)

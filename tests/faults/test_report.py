@@ -28,6 +28,9 @@ BROKER = event(0, "kafka", "restart", 10.0, 10.0, 30.0)
         (event(1, "sink-0", "ordinary", 31.0, 32.0, 33.0), "ordinary"),
         (event(1, "control", "ordinary", 12.0, 14.0, 30.0), "ordinary"),
         (event(1, "sink-0", "long", 12.0, 14.0, 30.0), "long"),
+        # It should have recovered when the broker went away: that it had not is its own.
+        (event(1, "sink-0", "ordinary", -8.0, -6.0, 30.0), "ordinary"),
+        (event(1, "sink-0", "ordinary", -6.0, -4.0, 30.0), "restart"),
     ],
 )
 def test_a_recovery_beside_a_graver_one_counts_as_that(other: Event, expected: Recovery) -> None:
