@@ -2,5 +2,5 @@
 
 Read in this order: `schedule` (which faults, as data), `world` (the stack and its links), `proxy` (how a link breaks), `actions`
 (what a fault does and how it ends), `load` (what is sent, and what must come of it), `monitor` (recovery, memory),
-`verify` (the account: `answers`, `observed`, `copies`, `letters`, `outcomes`, `orders`), `report`, `command`. `mutant` and `bugs/` check the checker.
+`truth` (what is right), `verify` (the account: `answers`, `observed`, `copies`, `letters`, `outcomes`, `orders`), `report`, `command`. `mutant` and `bugs/` check the checker.
 """

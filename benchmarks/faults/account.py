@@ -27,7 +27,8 @@ class Account:
     """Answer and row differ: in status, label or version."""
     misordered: int = 0
     wrong: int = 0
-    """Answers that a request cannot have: good ones rejected, poison answered or rejected with another reason, ids mixed up."""
+    """Answers and rows that a request cannot have: good ones rejected, poison answered or rejected with another reason, ids mixed up,
+    other scores or another class than its features give, a row with other features or another entity than were sent."""
     shadow_rows: int = 0
     shadow_given_up: int = 0
     """Total of copies whose arm did not answer in time: they are there, marked so."""

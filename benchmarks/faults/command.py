@@ -26,6 +26,8 @@ from benchmarks.faults.load import Load
 from benchmarks.faults.monitor import Monitor, Recovery, wait_caught_up
 from benchmarks.faults.proxy import Links
 from benchmarks.faults.rows import MODEL
+from benchmarks.faults.truth import Truth
+from benchmarks.faults.truth import read as read_version
 from benchmarks.faults.verify import verify
 from benchmarks.faults.world import World
 from benchmarks.report import show
@@ -167,7 +169,7 @@ class Run:
             finally:
                 monitor.close()
             say("accounting")
-            account, cells = self._account(world.settings, load)
+            account, cells = self._account(world, load)
             audited = _audit(world.settings, account, len(load.ledger.topic_ids), self._patience.audit_sec)
         return report.result(
             account, self.events, self._recoveries, monitor.memory_peaks_bytes, seed=self._seed, audit=audited,
@@ -217,14 +219,16 @@ class Run:
             client.close()
         return []
 
-    def _account(self, settings: Settings, load: Load) -> tuple[Account, int]:
+    def _account(self, world: World, load: Load) -> tuple[Account, int]:
+        settings = world.settings
+        store = ArtifactStore(settings.artifacts_dir)
         overrides: dict[str, Any] = {"enable.partition.eof": True}
         reader = consumer(settings, f"account-{uuid.uuid4()}", **overrides)
         client = _warehouse(settings)
+        truth = Truth(*(read_version(store, artifact) for artifact in world.artifacts))
         given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         try:
-            account = verify(reader, client, load.ledger, load.base_ms, given_up_ms)
-            store = ArtifactStore(settings.artifacts_dir)
+            account = verify(reader, client, load.ledger, truth, load.base_ms, given_up_ms)
             orders.check(reader, client, store, load.ledger.commands, account, self._patience.orders_sec)
             counted = outcomes.wait_for_metrics(client, self._patience.metrics_sec)
         finally:

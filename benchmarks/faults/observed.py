@@ -1,8 +1,9 @@
-"""Rows in ClickHouse: one live row a request, which says what its answer says, and one copy of each answered one."""
+"""Rows in ClickHouse: one live row a request, which says what was sent and what its answer says, and one copy of each answered one."""
 
 from __future__ import annotations
 
 import uuid
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,16 @@ from benchmarks.faults.load import Ledger
 from benchmarks.faults.rows import LIVE_VERSION, MODEL
 from benchmarks.faults.sent import CHUNK_ROWS, Sent, first_id, row_at
 from benchmarks.faults.topic import id_bytes
+from benchmarks.faults.truth import Truth, differs
 from control.bijection import ids_of
+
+ROUNDING: Final = 1e-6
+"""Features are kept as float32."""
 
 
 def check(
-    client: Client, partition: int, sent: Sent, answers: NDArray[np.int8], ledger: Ledger, account: Account,
-    expected: outcomes.Expected,
+    client: Client, partition: int, sent: Sent, answers: NDArray[np.int8], ledger: Ledger, truth: Truth,
+    account: Account, expected: outcomes.Expected,
 ) -> int:  # fmt: skip
     """Checks one partition's observations; returns the number of its shadow rows."""
     shadows = 0
@@ -32,6 +37,9 @@ def check(
             chunk = of_generation[start : start + CHUNK_ROWS]
             table = _observations(client, topic_id, partition, start, start + len(chunk))
             shadows += _compare(sent, chunk, table, answers, account, expected)
+            if table.num_rows:
+                at = sent.rows[chunk[table["offset"].to_numpy().astype(np.int64) - start]]
+                _compare_values(ledger.seed, at, table, truth, account)
         surplus = client.query(
             "SELECT count() FROM internal.observations WHERE model = {model:String} AND topic_id = {topic:UUID}"
             " AND partition = {partition:Int32} AND offset >= {end:Int64}",
@@ -50,7 +58,9 @@ def _observations(client: Client, topic_id: uuid.UUID, partition: int, first: in
     return client.query_arrow(
         """
         SELECT prediction_id, offset, role = 'live' AS live, status = 'answered' AS answered,
-               toString(label) AS label, toString(version) AS version
+               toString(label) AS label, toString(version) AS version, toString(arm) AS arm,
+               if(startsWith(entity, 'k'), toInt64OrDefault(substring(entity, 2), toInt64(-1)), toInt64(-1)) AS key,
+               numbers[1] AS x, numbers[2] AS y, length(numbers) AS width, scores[1] AS no, scores[2] AS yes
         FROM internal.observations
         WHERE model = {model:String} AND topic_id = {topic:UUID} AND partition = {partition:Int32}
           AND offset >= {first:Int64} AND offset < {end:Int64}
@@ -100,3 +110,21 @@ def _compare(
     account.shadow_given_up += int(((shadow > 0) & ~scored).sum())
     expected.shadows[sent.rows[chunk[scored]]] = True
     return int((shadow > 0).sum())
+
+
+def _compare_values(
+    seed: int, at: NDArray[np.int64], table: pa.Table, truth: Truth, account: Account
+) -> None:
+    """What each row says, live and copies, against what was sent and must come of it; `at` holds the number of the row's request."""
+    live, answered = table["live"].to_numpy().astype(bool), table["answered"].to_numpy().astype(bool)
+    given = rows.millionths(seed, at) / 1e6
+    wrong = table["key"].to_numpy() != rows.keys(seed, at)
+    far = np.abs(np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1) - given) > ROUNDING
+    # Of what was rejected, nothing is kept but why.
+    wrong |= (answered | ~live) & (far.any(axis=1) | (table["width"].to_numpy() != given.shape[1]))
+    scores = np.stack([table["no"].to_numpy(), table["yes"].to_numpy()], axis=1).astype(np.float64)
+    label = pc.fill_null(pc.index_in(table["label"], value_set=pa.array(rows.CLASSES)), -1).to_numpy()
+    for mine, version in ((live & answered, truth.live), (~live & answered, truth.shadow)):
+        wrong[mine] |= differs(version.scores(given[mine]), scores[mine], label[mine])
+    examples = table.filter(pa.array(wrong)).slice(0, 1).drop_columns("prediction_id").to_pylist()
+    account.note("wrong", int(wrong.sum()), f"what is held of rows {at[wrong][:5].tolist()}: {examples}")

@@ -118,6 +118,13 @@ def keys(seed: int, rows: Ints) -> Ints:
     return ((mix(seed, rows) >> np.uint64(40)) % np.uint64(KEYS)).astype(np.int64)
 
 
+def millionths(seed: int, rows: Ints) -> Ints:
+    """The two features of each row, [n, 2], in millionths."""
+    bits = mix(seed + 1, rows)
+    halves = np.stack([bits, bits >> np.uint64(32)], axis=1)
+    return (halves % np.uint64(1_000_000)).astype(np.int64)
+
+
 def entity(key: int) -> bytes:
     """The key of a record."""
     return b"k%d" % key
@@ -126,12 +133,9 @@ def entity(key: int) -> bytes:
 def values(seed: int, first: int, end: int) -> list[bytes]:
     """The requests of rows [first, end) as they are sent."""
     rows = np.arange(first, end)
-    bits = mix(seed + 1, rows)
-    x = (bits % np.uint64(1_000_000)).tolist()
-    y = ((bits >> np.uint64(32)) % np.uint64(1_000_000)).tolist()
     found = [
-        b'{"features":{"x":0.%06d,"y":0.%06d},"request_id":"%d"}' % (x[n], y[n], first + n)
-        for n in range(end - first)
+        b'{"features":{"x":0.%06d,"y":0.%06d},"request_id":"%d"}' % (x, y, first + n)
+        for n, (x, y) in enumerate(millionths(seed, rows).tolist())
     ]
     kinds = poison_kinds(seed, rows)
     for n in np.flatnonzero(kinds != GOOD).tolist():

@@ -13,9 +13,12 @@ from benchmarks.faults.account import Account
 from benchmarks.faults.load import Ledger
 from benchmarks.faults.rows import PARTITIONS
 from benchmarks.faults.sent import sent_to
+from benchmarks.faults.truth import Truth
 
 
-def verify(reader: Consumer, client: Client, ledger: Ledger, base_ms: int, orphans_before_ms: int) -> Account:
+def verify(
+    reader: Consumer, client: Client, ledger: Ledger, truth: Truth, base_ms: int, orphans_before_ms: int
+) -> Account:
     """The account of everything in `ledger`. `reader` is a read-committed consumer with `enable.partition.eof`.
 
     Orphans that were sent before `orphans_before_ms` must have been given up by now.
@@ -26,8 +29,8 @@ def verify(reader: Consumer, client: Client, ledger: Ledger, base_ms: int, orpha
     for partition in range(PARTITIONS):
         sent = sent_to(ledger, partition)
         account.events += len(sent.rows)
-        said = answers.check(reader, partition, sent, ledger.seed, account)
-        shadow_counts += observed.check(client, partition, sent, said, ledger, account, expected)
+        said = answers.check(reader, partition, sent, ledger.seed, truth.live, account)
+        shadow_counts += observed.check(client, partition, sent, said, ledger, truth, account, expected)
         expected.add(sent.rows, sent.ids)
     account.shadow_rows = shadow_counts
     account.note("shadow_missing", account.answered - shadow_counts, f"{shadow_counts} of {account.answered}")

@@ -49,6 +49,8 @@ class World:
 
     settings: Settings
     """As a client outside of all proxies is told."""
+    artifacts: list[str]
+    """Of the live and of the shadow version."""
     snapshot: str
     """sha256 of the rows that a `train` command names."""
 
@@ -67,11 +69,11 @@ class World:
         (model_dir / SPEC_FILE).write_text(rows.SPEC.replace("ORPHAN_AFTER_SEC", str(self._orphan_after_sec)))
         (model_dir / "model.py").write_text(rows.MODULE)
         store = Settings(models_dir=models_dir, artifacts_dir=data_dir / "artifacts")
-        artifacts = [
+        self.artifacts = [
             deploy.write_version(store, MODEL, version, seed)
             for seed, version in enumerate((LIVE_VERSION, SHADOW_VERSION))
         ]
-        for artifact in artifacts:
+        for artifact in self.artifacts:
             # An update asks which file its base was fitted on: these on none.
             lineage = store.artifacts_dir / MODEL / artifact / LINEAGE
             lineage.write_bytes(msgspec.json.encode(Lineage(retrain_id="")))
@@ -85,7 +87,7 @@ class World:
             self._connect(variation)
             self._wait_setup()
             self.settings = running_settings(data_dir)
-            self.write_route(artifacts)
+            self.write_route(self.artifacts)
             self.release("control")
             self._started.wait_ready(READY_SEC)
         except BaseException:

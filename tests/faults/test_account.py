@@ -15,11 +15,16 @@ from benchmarks.faults import observed, outcomes, rows
 from benchmarks.faults.account import Account
 from benchmarks.faults.load import Ledger
 from benchmarks.faults.sent import Sent, sent_to
+from benchmarks.faults.truth import Linear, Truth, differs
 from schemas.arrow import encode_batch
 
 SEED, SENT, PARTITION = 5, 2000, 1
 NO_READER = cast(Consumer, None)
 Answers = list[dict[str, Any]]
+MEAN, STD = np.array([0.5, 0.4]), np.array([0.3, 0.2])
+LIVE = Linear(MEAN, STD, np.array([[0.0, 0.0], [0.2, -0.1]]), np.array([0.0, 2.0]))
+"""Always `yes`, more or less clearly."""
+SHADOW = LIVE._replace(weight=np.array([[0.1, 0.0], [0.0, 0.3]]))
 
 
 class Record:
@@ -54,6 +59,8 @@ def answers(sent: Sent) -> Answers:
         one: dict[str, Any] = {"prediction_id": str(uuid.UUID(bytes=sent.ids[place : place + 1].tobytes()))}
         if kind == rows.GOOD:
             one |= {"request_id": str(row), "version": rows.LIVE_VERSION, "label": "yes"}
+            scores = LIVE.scores(rows.millionths(SEED, np.array([row])) / 1e6)[0]
+            one["scores"] = dict(zip(rows.CLASSES, scores.tolist(), strict=True))
         else:
             one |= {"rejected": {"reason": rows.POISON[kind].reason}}
         found.append(one)
@@ -67,7 +74,7 @@ def account_of(monkeypatch: pytest.MonkeyPatch, sent: Sent, answers: Answers) ->
 
     monkeypatch.setattr(answers_in_kafka, "partition_records", records)
     account = Account()
-    answers_in_kafka.check(NO_READER, PARTITION, sent, SEED, account)
+    answers_in_kafka.check(NO_READER, PARTITION, sent, SEED, LIVE, account)
     return account
 
 
@@ -100,13 +107,15 @@ def other_reason(answers: Answers) -> None:
         (swap_across_batches, {"misordered": 1}),
         (other_reason, {"wrong": 1}),
         (lambda answers: answers[17].update(request_id="18"), {"wrong": 1}),
+        (lambda answers: answers[17].update(label="no"), {"wrong": 1}),
+        (lambda answers: answers[17].update(scores=answers[19]["scores"]), {"wrong": 1}),
         (lambda answers: answers[17].update(version=rows.SHADOW_VERSION), {"wrong": 1}),
     ],
 )
 def test_a_spoiled_answer_is_noticed(
     monkeypatch: pytest.MonkeyPatch, sent: Sent, answers: Answers, spoil: Callable[[Answers], None], broken: dict[str, int]
 ) -> None:  # fmt: skip
-    assert "rejected" not in answers[17]
+    assert "rejected" not in answers[17] | answers[19]
     spoil(answers)
     assert account_of(monkeypatch, sent, answers).broken == broken
 
@@ -123,6 +132,53 @@ def table(sent: Sent, **changes: Any) -> pa.Table:
         "version": [rows.LIVE_VERSION] * n,
     }
     return pa.table(columns | changes)
+
+
+def values(sent: Sent, version: Linear, **changes: Any) -> pa.Table:
+    """What the rows of the partition's first 50 requests hold, all answered."""
+    at = sent.rows[:50]
+    given = rows.millionths(SEED, at) / 1e6
+    scores = version.scores(given).astype(np.float32)
+    columns: dict[str, Any] = {
+        "key": rows.keys(SEED, at), "x": given[:, 0].astype(np.float32), "y": given[:, 1].astype(np.float32),
+        "width": [2] * 50, "no": scores[:, 0], "yes": scores[:, 1],
+    }  # fmt: skip
+    for name, column in changes.items():
+        columns[name] = np.r_[column, columns[name][1:]]
+    found = table(sent, live=[version is LIVE] * 50)
+    for name, column in columns.items():
+        found = found.append_column(name, pa.array(column))
+    return found
+
+
+def test_rows_that_hold_what_was_sent_and_what_comes_of_it_are_right(sent: Sent) -> None:
+    for version in (LIVE, SHADOW):
+        account = Account()
+        observed._compare_values(SEED, sent.rows[:50], values(sent, version), Truth(LIVE, SHADOW), account)
+        assert account.broken == {}
+
+
+@pytest.mark.parametrize("changes", [{"key": 4096}, {"x": 0.77}, {"width": 3}, {"yes": 0.5}])
+@pytest.mark.parametrize("version", [LIVE, SHADOW], ids=["live", "shadow"])
+def test_a_row_that_holds_something_else_is_noticed(
+    sent: Sent, version: Linear, changes: dict[str, Any]
+) -> None:
+    account = Account()
+    observed._compare_values(
+        SEED, sent.rows[:50], values(sent, version, **changes), Truth(LIVE, SHADOW), account
+    )
+    assert account.broken == {"wrong": 1}
+
+
+def test_a_class_is_wrong_unless_both_are_equally_likely() -> None:
+    expected = np.array([[0.5, 0.5], [0.4, 0.6], [0.4, 0.6]])
+    assert differs(expected, expected + np.array([1e-5, -1e-5]), np.array([1, 1, 0])).tolist() == [
+        False,
+        False,
+        True,
+    ]
+    assert differs(expected, expected + np.array([2e-4, -2e-4]), np.array([0, 1, 1])).all()
+    assert differs(expected, np.full((3, 2), np.nan), np.array([0, 1, 1])).all()
 
 
 def compared(sent: Sent, found: pa.Table) -> Account:

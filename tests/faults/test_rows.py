@@ -58,6 +58,12 @@ def test_the_feedback_that_holds_is_the_newest_of_its_case() -> None:
     assert set(rows.cases(SEED, ROWS).tolist()) == {rows.NO_CASE, *range(len(rows.CASES))}
 
 
+def test_features_are_those_that_are_sent() -> None:
+    good = np.flatnonzero(rows.poison_kinds(SEED, ROWS) == rows.GOOD)[:50]
+    for row, (x, y) in zip(good.tolist(), (rows.millionths(SEED, good) / 1e6).tolist(), strict=True):
+        assert msgspec.json.decode(rows.values(SEED, row, row + 1)[0])["features"] == {"x": x, "y": y}
+
+
 def test_requests_are_json_that_names_the_row() -> None:
     kinds = rows.poison_kinds(SEED, ROWS)
     row = int(np.flatnonzero(kinds == rows.GOOD)[0])

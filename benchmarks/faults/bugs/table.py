@@ -82,6 +82,7 @@ BUGS: Final[dict[str, Bug]] = {
         (Hit("recreate", "requests", 1.0),),
     ),
     "observations_shifted": Bug(("gateway",), "an observation holds its neighbour's scores and label", ("torn",)),
+    "answers_shifted": Bug(("gateway",), "answers and observations hold their neighbours' scores and labels, alike", ("wrong",)),
     "shadow_copy_lost": Bug(("gateway",), "a rejected row costs its batch the shadow's copies", ("shadow_missing",)),
     "uncommitted_reads": Bug(
         ("sink",), "rows of aborted transactions are inserted", ("duplicated", "shadow_duplicated"), _KILLED_GATEWAYS
