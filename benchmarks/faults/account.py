@@ -24,7 +24,7 @@ class Account:
     unrequested: int = 0
     """Answers and rows to nothing that was sent."""
     torn: int = 0
-    """Answer and row differ: in status, label or version."""
+    """Answer and row differ: in status, label, version or arm."""
     misordered: int = 0
     wrong: int = 0
     """Answers and rows that a request cannot have: good ones rejected, poison answered or rejected with another reason, ids mixed up,
@@ -38,11 +38,12 @@ class Account:
     shadow_lost: int = 0
     """Copies in `observations` that are not in ClickHouse, or the other way round."""
     lookups_mismatch: int = 0
-    """Rows missing or surplus in the tables that materialized views fill."""
+    """Rows missing, surplus or different in the tables that materialized views fill."""
     poison_injected: int = 0
     poison_dead_lettered: int = 0
     dead_letters_wrong: int = 0
-    """Dead letters of what was no poison, repeated ones, altered bytes, and differences between topic and table."""
+    """Dead letters of what was no poison, repeated ones, altered bytes, labels given up before their time, and differences between topic
+    and table."""
     orphans_waiting: int = 0
     """Total of orphans too young to be told from labels that are early."""
     orphans_revived: int = 0

@@ -228,7 +228,9 @@ class Run:
         truth = Truth(*(read_version(store, artifact) for artifact in world.artifacts))
         given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         try:
-            account = verify(reader, client, load.ledger, truth, load.base_ms, given_up_ms)
+            account = verify(
+                reader, client, load.ledger, truth, load.base_ms, self._orphan_after_sec, given_up_ms
+            )
             orders.check(reader, client, store, load.ledger.commands, account, self._patience.orders_sec)
             counted = outcomes.wait_for_metrics(client, self._patience.metrics_sec)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 import numpy as np
 from clickhouse_connect.driver.client import Client
@@ -14,12 +15,16 @@ from benchmarks.faults.load import Ledger
 from benchmarks.faults.rows import GOOD, MODEL, PARTITIONS, POISON
 from benchmarks.faults.sent import parts
 from benchmarks.faults.topic import partition_records
-from runtime.headers import pairs, text
+from runtime.headers import Headers, pairs, text
 from schemas import dead_letters as names
 from schemas.topics import DEAD_LETTERS
 
+ORPHAN: Final = "orphan_feedback"
 
-def check(reader: Consumer, client: Client, ledger: Ledger, orphans_before_ms: int, account: Account) -> None:
+
+def check(
+    reader: Consumer, client: Client, ledger: Ledger, orphan_after_sec: int, given_up_ms: int, account: Account
+) -> None:  # fmt: skip
     """The poison that was sent, and nothing else, by original bytes; and labels given up as orphans."""
     every = np.arange(ledger.sent)
     poisoned = np.concatenate(
@@ -44,12 +49,16 @@ def check(reader: Consumer, client: Client, ledger: Ledger, orphans_before_ms: i
             for message in messages:
                 headers = pairs(message.headers())
                 total += 1
+                early = is_early(headers, orphan_after_sec)
+                account.note(
+                    "dead_letters_wrong", int(early), f"given up before its time: {message.value()!r}"
+                )
                 gateway = text(headers, names.STAGE) == "gateway"
                 topic = text(headers, names.TOPIC_ID) if gateway else "feedback"
                 place = topic, int(text(headers, names.PARTITION)), int(text(headers, names.OFFSET))
                 reason, value = text(headers, names.REASON), message.value() or b""
                 if place not in (wanted if gateway else odd):
-                    if not gateway and reason == "orphan_feedback":
+                    if not gateway and reason == ORPHAN:
                         revived[place] += 1
                     else:
                         account.note("dead_letters_wrong", 1, f"{place}: {reason}: {value[:100]!r}")
@@ -60,7 +69,7 @@ def check(reader: Consumer, client: Client, ledger: Ledger, orphans_before_ms: i
                 account.note("dead_letters_wrong", int(not same), f"{place}: {reason}, not {expected[0]}")
     young = {
         place for place, (reason, _, at_ms) in odd.items()
-        if reason == "orphan_feedback" and at_ms >= orphans_before_ms and place not in seen
+        if reason == ORPHAN and at_ms >= given_up_ms and place not in seen
     }  # fmt: skip
     account.orphans_waiting = len(young)
     account.poison_injected = len(wanted) + len(odd) - len(young)
@@ -80,6 +89,12 @@ def check(reader: Consumer, client: Client, ledger: Ledger, orphans_before_ms: i
     account.note(
         "dead_letters_wrong", difference, f"{total} in Kafka, {found[0]} in ClickHouse, {found[1]} different"
     )
+
+
+def is_early(headers: Headers, orphan_after_sec: int) -> bool:
+    """Whether a dead letter is a label that was given up sooner than it may be."""
+    died_ms, sent_ms = int(text(headers, names.DIED_AT_MS)), int(text(headers, names.TIMESTAMP_MS))
+    return text(headers, names.REASON) == ORPHAN and died_ms - sent_ms < orphan_after_sec * 1000
 
 
 def _poison(kind: int, row: int) -> tuple[str, bytes]:

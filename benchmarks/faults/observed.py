@@ -15,7 +15,7 @@ from benchmarks.faults import outcomes, rows
 from benchmarks.faults.account import Account
 from benchmarks.faults.answers import REJECTED
 from benchmarks.faults.load import Ledger
-from benchmarks.faults.rows import LIVE_VERSION, MODEL
+from benchmarks.faults.rows import LIVE_ARM, LIVE_VERSION, MODEL, SHADOW_ARM, SHADOW_VERSION
 from benchmarks.faults.sent import CHUNK_ROWS, Sent, first_id, row_at
 from benchmarks.faults.topic import id_bytes
 from benchmarks.faults.truth import Truth, differs
@@ -80,6 +80,7 @@ def _compare(
     n = len(chunk)
     if table.num_rows == 0:
         account.note("lost", n, f"no row of {row_at(sent, np.isin(np.arange(len(sent.rows)), chunk[:1]))}")
+        account.note("shadow_missing", int((answers[chunk] >= 0).sum()), "nor any copy")
         return 0
     place = table["offset"].to_numpy().astype(np.int64) - int(sent.offsets[chunk[0]])
     ids = ids_of(b"".join(id_bytes(part) for part in table["prediction_id"].chunks))
@@ -96,20 +97,41 @@ def _compare(
     account.note("duplicated", int(np.maximum(counts - 1, 0).sum()), f"rows of {row_at(sent, repeated)}")
     labels = pc.fill_null(pc.index_in(table["label"], value_set=pa.array(rows.CLASSES)), -3).to_numpy()
     noted = np.where(answered, labels, REJECTED)
-    versions = pc.equal(table["version"], LIVE_VERSION).to_numpy().astype(bool)
     answer = answers[chunk][place]
-    torn = live & right_id & (answer > -2) & ((noted != answer) | (answered & ~versions))
+    torn = (
+        live
+        & right_id
+        & (answer > -2)
+        & ((noted != answer) | (answered & ~_by(table, LIVE_ARM, LIVE_VERSION)))
+    )
     account.note("torn", int(torn.sum()), f"row with id {first_id(ids, torn)}")
+    strange = ~live & ~_by(table, SHADOW_ARM, SHADOW_VERSION)
+    account.note(
+        "wrong",
+        int(strange.sum()),
+        f"a shadow's row of id {first_id(ids, strange)} by another arm or version",
+    )
     shadow = np.bincount(place[~live & right_id], minlength=n)
     account.note("shadow_duplicated", int(np.maximum(shadow - 1, 0).sum()), f"id {first_id(ids, ~live)}")
     account.note(
         "wrong", int(((shadow > 0) & (answers[chunk] < 0)).sum()), "a shadow's answer to what was rejected"
     )
+    owed = np.zeros(len(sent.rows), bool)
+    owed[chunk[(shadow == 0) & (answers[chunk] >= 0)]] = True
+    account.note("shadow_missing", int(owed.sum()), f"no copy of {row_at(sent, owed)}")
     # A label can be held only against a copy that has scores.
     scored = np.bincount(place[~live & right_id & answered], minlength=n) > 0
     account.shadow_given_up += int(((shadow > 0) & ~scored).sum())
     expected.shadows[sent.rows[chunk[scored]]] = True
     return int((shadow > 0).sum())
+
+
+def _by(table: pa.Table, arm: str, version: str) -> NDArray[np.bool_]:
+    """Rows of this arm and version."""
+    found: NDArray[np.bool_] = (
+        pc.and_(pc.equal(table["arm"], arm), pc.equal(table["version"], version)).to_numpy().astype(bool)
+    )
+    return found
 
 
 def _compare_values(

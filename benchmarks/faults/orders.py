@@ -15,7 +15,7 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer
 
 from benchmarks.faults.account import Account
-from benchmarks.faults.rows import LIVE_VERSION, MODEL, SHADOW_VERSION
+from benchmarks.faults.rows import LIVE_ARM, LIVE_VERSION, MODEL, SHADOW_ARM, SHADOW_VERSION
 from benchmarks.faults.topic import partition_records
 from runtime.artifacts import ArtifactStore
 from schemas.artifact import parse_version
@@ -24,7 +24,7 @@ from schemas.events import Candidate, Retrain, Rollout, RouteTable
 from schemas.topics import CANDIDATES, RETRAINS, ROLLOUTS, ROUTES, Topic
 
 E = TypeVar("E", Retrain, Candidate, Rollout, RouteTable)
-ARMS: Final = [("champion", "live", LIVE_VERSION), ("challenger", "shadow", SHADOW_VERSION)]
+ARMS: Final = [(LIVE_ARM, "live", LIVE_VERSION), (SHADOW_ARM, "shadow", SHADOW_VERSION)]
 FIRST_REVISION: Final = 1
 """The harness's own route."""
 CRASHED: Final = "training failed:"

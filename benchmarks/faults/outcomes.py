@@ -65,9 +65,7 @@ def check(
     truth = rows.truths(seed, labelled, number)
     newest_at = np.array([max(one.at for one in said) for said in rows.CASES] + [0])
     at_ms = base_ms + labelled + newest_at[rows.cases(seed, labelled)]
-    # A repeat has the same number, and makes no revision.
-    different = np.array([len({one.number for one in said}) for said in rows.CASES] + [1])
-    highest = different[rows.cases(seed, labelled)] - 1
+    highest = rows.last_revisions(rows.cases(seed, labelled))
     place_of = np.full(len(expected.ids), -1, np.int64)
     place_of[labelled] = np.arange(len(labelled))
     seen = np.zeros((2, len(labelled)), np.int64)
@@ -83,7 +81,9 @@ def check(
         account.note("outcomes_mismatch", int((~known).sum()), "outcomes of what got no label")
         repeats = known & (table["revision"].to_numpy() > highest[place])
         account.note(
-            "outcomes_mismatch", int(repeats.sum()), f"revisions by repeats: row {_some(row, repeats)}"
+            "outcomes_mismatch",
+            int(repeats.sum()),
+            f"revisions by repeats or older labels: row {_some(row, repeats)}",
         )
         ids = ids_of(b"".join(id_bytes(part) for part in table["prediction_id"].chunks))
         arm = 1 - table["live"].to_numpy().astype(np.int64)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from benchmarks import deploy
 from benchmarks.faults import rows
 from benchmarks.faults.proxy import Links
-from benchmarks.faults.rows import LIVE_VERSION, MODEL, SHADOW_VERSION
+from benchmarks.faults.rows import LIVE_ARM, LIVE_VERSION, MODEL, SHADOW_ARM, SHADOW_VERSION
 from benchmarks.faults.schedule import LINKS, SPARES
 from compose.embedded.ports import HOST, free_ports
 from compose.embedded.running import Started
@@ -143,8 +143,8 @@ class World:
     def write_route(self, artifacts: list[str]) -> None:
         """The first artifact answers, the second is its shadow and is being measured, so that no other major takes its place."""
         arms = [
-            Arm(name="champion", role="live", version=LIVE_VERSION, artifact=artifacts[0]),
-            Arm(name="challenger", role="shadow", version=SHADOW_VERSION, artifact=artifacts[1]),
+            Arm(name=LIVE_ARM, role="live", version=LIVE_VERSION, artifact=artifacts[0]),
+            Arm(name=SHADOW_ARM, role="shadow", version=SHADOW_VERSION, artifact=artifacts[1]),
         ]
         table = RouteTable(
             event_id=str(uuid.uuid4()), model=MODEL, at_ms=now_ms(), revision=1, stage="shadow", arms=arms,

@@ -130,6 +130,7 @@ def table(sent: Sent, **changes: Any) -> pa.Table:
         "answered": [True] * n,
         "label": ["yes"] * n,
         "version": [rows.LIVE_VERSION] * n,
+        "arm": [rows.LIVE_ARM] * n,
     }
     return pa.table(columns | changes)
 
@@ -181,7 +182,14 @@ def test_a_class_is_wrong_unless_both_are_equally_likely() -> None:
     assert differs(expected, np.full((3, 2), np.nan), np.array([0, 1, 1])).all()
 
 
-def compared(sent: Sent, found: pa.Table) -> Account:
+def copied(sent: Sent, **changes: Any) -> pa.Table:
+    """The shadow's copies of them."""
+    by_shadow = {"version": [rows.SHADOW_VERSION] * 50, "arm": [rows.SHADOW_ARM] * 50}
+    return table(sent, live=[False] * 50, **by_shadow | changes)
+
+
+def compared(sent: Sent, live: pa.Table, copies: pa.Table | None = None) -> Account:
+    found = pa.concat_tables([live, copied(sent) if copies is None else copies])
     account = Account()
     said = np.ones(len(sent.rows), np.int8)
     observed._compare(sent, np.arange(50), found, said, account, outcomes.Expected(SENT))
@@ -200,6 +208,7 @@ def test_a_missing_a_repeated_and_a_torn_row_are_noticed(sent: Sent) -> None:
     assert compared(sent, table(sent, version=[rows.SHADOW_VERSION] + [rows.LIVE_VERSION] * 49)).broken == {
         "torn": 1
     }
+    assert compared(sent, table(sent, arm=[""] + [rows.LIVE_ARM] * 49)).broken == {"torn": 1}
     assert compared(sent, table(sent, answered=[False] + [True] * 49)).broken == {"torn": 1}
     assert compared(sent, table(sent, offset=np.r_[1, np.arange(1, 50)])).broken == {
         "unrequested": 1,
@@ -207,12 +216,18 @@ def test_a_missing_a_repeated_and_a_torn_row_are_noticed(sent: Sent) -> None:
     }
 
 
+def test_a_missing_copy_and_one_of_another_arm_or_version_are_noticed(sent: Sent) -> None:
+    live = table(sent)
+    assert compared(sent, live, copied(sent).slice(2)).broken == {"shadow_missing": 2}
+    for name, others in (("version", rows.SHADOW_VERSION), ("arm", rows.SHADOW_ARM)):
+        strange = copied(sent, **{name: ["strange"] + [others] * 49})
+        assert compared(sent, live, strange).broken == {"wrong": 1}
+
+
 def test_a_repeated_copy_is_noticed(sent: Sent) -> None:
-    copies = table(sent, live=[False] * 50, version=[rows.SHADOW_VERSION] * 50)
-    assert compared(sent, pa.concat_tables([table(sent), copies])).broken == {}
-    assert compared(sent, pa.concat_tables([table(sent), copies, copies.slice(3, 1)])).broken == {
-        "shadow_duplicated": 1
-    }
+    copies = copied(sent)
+    repeated = pa.concat_tables([copies, copies.slice(3, 1)])
+    assert compared(sent, table(sent), repeated).broken == {"shadow_duplicated": 1}
 
 
 @pytest.mark.parametrize(
