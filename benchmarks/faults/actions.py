@@ -31,6 +31,8 @@ class Event:
     """When the stages that it hit had committed all that was there at its end."""
     failure: str = ""
     """Why it could not be done."""
+    met: int | None = None
+    """How much traffic a broken link met; None if it is no link."""
 
 
 Action = Callable[[World, Load, Fault], AbstractContextManager[int | None]]
@@ -95,11 +97,10 @@ MODES: Final[Mapping[str, Mode]] = {
     "disk_full": Mode.DISK_FULL,
     "too_many_parts": Mode.TOO_MANY_PARTS,
 }
+SIGNALLED: Final = ("kill", "kill_server", "restart", "terminate")
+"""What ends a process, which the supervisor starts again."""
 ACTIONS: Final[Mapping[str, Action]] = {
-    "kill": _signalled,
-    "kill_server": _signalled,
-    "restart": _signalled,
-    "terminate": _signalled,
+    **dict.fromkeys(SIGNALLED, _signalled),
     "stop": _stopped,
     "stop_past_session": _stopped,
     "stop_past_insert": _stopped,
@@ -130,7 +131,7 @@ class Executor:
             with self._free:
                 while not self._may_begin(fault):
                     self._free.wait()
-                self._busy.add(self._place(fault))
+                self._busy.add(process_of(fault))
                 event = Event(fault, time.monotonic() - self._began)
                 self.events.append(event)
             on_fault(event)
@@ -151,16 +152,13 @@ class Executor:
             return not self._busy
         if any(place == "requests" for place in self._busy):
             return False
-        return len(self._busy) < ACTIVE_AT_ONCE and self._place(fault) not in self._busy
-
-    @staticmethod
-    def _place(fault: Fault) -> str:
-        """What no other fault may hit meanwhile. The stub is Triton's child: they die together."""
-        return "triton" if fault.target == "stub" else fault.target
+        return len(self._busy) < ACTIVE_AT_ONCE and process_of(fault) not in self._busy
 
     def _carry_out(self, event: Event) -> None:
         fault = event.fault
         ended_pid = None
+        links = self._world.links
+        met_before = links.met(fault.target) if fault.target in LINKS else None
         try:
             with ACTIONS[fault.kind](self._world, self._load, fault) as ended_pid:
                 time.sleep(fault.duration_sec)
@@ -168,9 +166,11 @@ class Executor:
             event.failure = f"{type(error).__name__}: {error}"
         finally:
             event.ended_sec = time.monotonic() - self._began
+            if met_before is not None:
+                event.met = links.met(fault.target) - met_before
             self._monitor.ended(fault.number, affected(fault), lone(fault), ended_pid)
             with self._free:
-                self._busy.discard(self._place(fault))
+                self._busy.discard(process_of(fault))
                 self._free.notify_all()
 
 
@@ -188,6 +188,11 @@ STAGES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "training": (),
     "majors": (),
 }
+
+
+def process_of(fault: Fault) -> str:
+    """The target, and Triton for its stub: they die together."""
+    return "triton" if fault.target == "stub" else fault.target
 
 
 def affected(fault: Fault) -> tuple[str, ...]:

@@ -162,6 +162,7 @@ class Run:
                 load_sec = time.monotonic() - started
                 load.finish()
                 problems = self._quiet(world, load)
+                restarts = world.restarts()
                 self._recoveries = dict(monitor.recoveries)
                 for event in self.events:
                     recovery = self._recoveries.get(event.fault.number)
@@ -174,6 +175,7 @@ class Run:
         return report.result(
             account, self.events, self._recoveries, monitor.memory_peaks_bytes, seed=self._seed, audit=audited,
             load_sec=load_sec, cells=cells, bug=self._bug or "", problems=problems,
+            restarts=restarts,
         )  # fmt: skip
 
     def _break(self, world: World, load: Load, monitor: Monitor, duration_sec: float) -> None:
@@ -247,6 +249,7 @@ class Run:
                 "began_sec": event.began_sec,
                 "ended_sec": event.ended_sec,
                 "failure": event.failure,
+                "met": event.met,
                 "recovered_sec": event.recovered_sec,
                 "recovery_sec": recovery and recovery.took_sec,
                 "slowest": recovery and recovery.slowest,

@@ -46,12 +46,15 @@ class Link:
     port: int = 0
     upstream_port: int = 0
     mode: Mode = Mode.OPEN
+    met: int = 0
+    """How much traffic a mode other than OPEN has met: connections and chunks refused, cut, held up or lost."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         if self.mode is Mode.CUT:
+            self.met += 1
             writer.transport.abort()
             return
         self.connections.add(writer)
@@ -100,6 +103,7 @@ class Link:
                 return
             refusal = REFUSALS.get(self.mode)
             if refusal is not None and b"INSERT" in request[:4096]:
+                self.met += 1
                 writer.write(_refused(*refusal))
                 await writer.drain()
             else:
@@ -108,11 +112,14 @@ class Link:
 
     async def _passes(self, answers: bool) -> bool:
         """False if the connection has to break now; waits while the link stalls."""
+        self.met += self.mode in (Mode.STALL, Mode.DELAY)
         while self.mode is Mode.STALL:
             await self.changed.wait()
         if self.mode is Mode.DELAY:
             await asyncio.sleep(DELAY_SEC)
-        return not (self.mode is Mode.CUT or (self.mode is Mode.DEAF and answers))
+        breaks = self.mode is Mode.CUT or (self.mode is Mode.DEAF and answers)
+        self.met += breaks
+        return not breaks
 
     def set(self, mode: Mode) -> None:
         """In the loop's thread."""
@@ -120,6 +127,7 @@ class Link:
         self.changed.set()
         self.changed = asyncio.Event()
         if mode is Mode.CUT:
+            self.met += len(self.connections)
             for writer in list(self.connections):
                 writer.transport.abort()
 
@@ -197,6 +205,10 @@ class Links:
     def connect(self, name: str, upstream_port: int) -> None:
         """Say what is behind a link."""
         self._links[name].upstream_port = upstream_port
+
+    def met(self, name: str) -> int:
+        """How much traffic a broken link has met so far."""
+        return self._links[name].met
 
     def set(self, name: str, mode: Mode) -> None:
         """Break or mend a link; returns when that is in effect."""

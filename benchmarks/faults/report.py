@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.faults.account import Account
-from benchmarks.faults.actions import Event, affected, lone
+from benchmarks.faults.actions import SIGNALLED, Event, affected, lone, process_of
 from benchmarks.faults.monitor import Recovery
 from benchmarks.faults.schedule import Recovery as Class
 
@@ -24,6 +24,7 @@ ORDINARY_SEC: Final = 15.0
 def result(
     account: Account, events: Iterable[Event], recoveries: Mapping[int, Recovery], memory_bytes: Mapping[str, int],
     *, seed: int, audit: Mapping[str, Any], load_sec: float, cells: int, bug: str, problems: list[str],
+    restarts: Mapping[str, int],
 ) -> dict[str, Any]:  # fmt: skip
     """One object; `ok` is the verdict."""
     events = list(events)
@@ -58,6 +59,9 @@ def result(
         "metrics_cells": cells,
         "memory_peak_mb": {name: round(size / 1e6) for name, size in sorted(memory_bytes.items())},
         "by_kind": _by_kind(events),
+        "idle_faults": sum(event.met == 0 for event in events),
+        "links_met": _met(events),
+        "unplanned_restarts": unplanned(restarts, events),
         "audit": dict(audit),
         "broken": broken,
         "problems": problems,
@@ -93,6 +97,23 @@ def _by_kind(events: Iterable[Event]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def _met(events: Iterable[Event]) -> dict[str, int]:
+    """How much traffic the faults of each link met."""
+    counts: dict[str, int] = defaultdict(int)
+    for event in events:
+        if event.met is not None:
+            counts[event.fault.target] += event.met
+    return dict(sorted(counts.items()))
+
+
+def unplanned(restarts: Mapping[str, int], events: Iterable[Event]) -> dict[str, int]:
+    """By process, how often it was started again beyond what the faults made it: it ended by itself, or the supervisor ended it."""
+    planned = Counter(
+        process_of(event.fault) for event in events if event.fault.kind in SIGNALLED and not event.failure
+    )
+    return {name: count - planned[name] for name, count in sorted(restarts.items()) if count > planned[name]}
+
+
 def lines(found: Mapping[str, Any]) -> list[str]:
     """What a person reads."""
     verdict = "every guarantee holds" if found["ok"] else "BROKEN"
@@ -110,6 +131,12 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         "  p99 by the stage that came last: "
         + ", ".join(f"{stage} {seconds} s" for stage, seconds in found["slowest_p99_s"].items()),
     ]  # fmt: skip
+    text.append(f"  {found['idle_faults']} faults of links met no traffic")
+    if found["unplanned_restarts"]:
+        text.append(
+            "  restarts that no fault made: "
+            + ", ".join(f"{name} {count}" for name, count in found["unplanned_restarts"].items())
+        )
     text += [f"  broken: {name} {count}" for name, count in found["broken"].items()]
     text += [f"  problem: {problem}" for problem in found["problems"]]
     text += [f"  {name}: {example}" for name, some in found["examples"].items() for example in some]

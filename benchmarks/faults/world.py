@@ -157,6 +157,10 @@ class World:
 
     # ── processes ──
 
+    def restarts(self) -> dict[str, int]:
+        """How often each process was started again, by name."""
+        return {name: int(row["restarts"]) for name, row in self.status().items()}
+
     def wait_whole(self, deadline_sec: float) -> None:
         """Return when every process that is not held is ready.
 

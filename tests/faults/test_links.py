@@ -62,6 +62,16 @@ def ask(connection: socket.socket, what: bytes) -> bytes:
 def test_an_open_link_passes_everything(links: Links) -> None:
     with dial(links) as connection:
         assert ask(connection, b"abc") == b"abc"
+    assert links.met("a-kafka") == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.CUT, Mode.DELAY, Mode.DEAF])
+def test_a_broken_link_knows_what_it_met(links: Links, mode: Mode) -> None:
+    links.set("a-kafka", mode)
+    assert links.met("a-kafka") == 0
+    with dial(links) as connection:
+        ask(connection, b"abc")
+    assert links.met("a-kafka") > 0
 
 
 def test_a_cut_link_resets_connections_and_takes_no_new_ones_until_it_is_mended(links: Links) -> None:

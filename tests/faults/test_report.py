@@ -47,17 +47,25 @@ def test_recoveries_of_what_there_is_one_of_stand_apart() -> None:
     events = [event(0, "control", "ordinary", 1.0, 2.0, 9.0), event(1, "sink-0", "ordinary", 1.0, 2.0, 3.0)]
     recoveries = {0: monitor.Recovery(9.0, 7.0, "control"), 1: monitor.Recovery(3.0, 1.0, "sink")}
     found = report.result(
-        Account(),
-        events,
-        recoveries,
-        {},
-        seed=1,
-        audit={"ok": True},
-        load_sec=1.0,
-        cells=0,
-        bug="",
-        problems=[],
-    )
+        Account(), events, recoveries, {}, seed=1, audit={"ok": True}, load_sec=1.0, cells=0, bug="", problems=[],
+        restarts={},
+    )  # fmt: skip
     assert found["recovery_max_s"] == 1.0
     assert found["slowest_p99_s"] == {"control": 7.0, "sink": 1.0}
     assert found["ok"]
+
+
+def test_restarts_that_no_fault_made_and_faults_that_met_nothing_are_told() -> None:
+    def of(kind: str, target: str, failure: str = "", met: int | None = None) -> Event:
+        return Event(Fault(0, kind, target, 0.0, 0.0, "ordinary"), 0.0, 0.0, 0.0, failure, met)
+
+    events = [
+        of("kill", "stub"), of("terminate", "triton"), of("kill", "sink-0"), of("stop", "sink-1"), of("kill", "sink-1", "no process"),
+        of("cut", "sink-kafka", met=0), of("delay", "sink-kafka", met=3),
+    ]  # fmt: skip
+    restarts = {"triton": 2, "sink-0": 3, "sink-1": 1, "kafka": 0}
+    assert report.unplanned(restarts, events) == {"sink-0": 2, "sink-1": 1}
+    found = report.result(
+        Account(), events, {}, {}, seed=1, audit={"ok": True}, load_sec=1.0, cells=0, bug="", problems=[], restarts=restarts,
+    )  # fmt: skip
+    assert (found["idle_faults"], found["links_met"]) == (1, {"sink-kafka": 3})
