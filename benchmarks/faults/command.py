@@ -51,9 +51,11 @@ class Patience(NamedTuple):
     quiet_sec: float = 180.0
     """For the stages to catch up."""
     labels_sec: float = 60.0
-    metrics_sec: float = outcomes.METRICS_SEC
+    metrics_sec: float = 60.0
     orders_sec: float = 60.0
     audit_sec: float = 30.0
+    still_sec: float = 30.0
+    """For what does not move any more."""
 
 
 PATIENT: Final = Patience()
@@ -212,7 +214,9 @@ class Run:
         client = _warehouse(settings)
         try:
             wait_caught_up(settings, ("gateway", "sink", "labels"), self._patience.quiet_sec)
-            outcomes.wait_for_labels(client, self._seed, load.ledger.sent, self._patience.labels_sec)
+            outcomes.wait_for_labels(
+                client, self._seed, load.ledger.sent, self._patience.labels_sec, self._patience.still_sec
+            )
             wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
             world.wait_whole(self._patience.quiet_sec)
         except TimeoutError as error:
@@ -233,8 +237,16 @@ class Run:
             account = verify(
                 reader, client, load.ledger, truth, load.base_ms, self._orphan_after_sec, given_up_ms
             )
-            orders.check(reader, client, store, load.ledger.commands, account, self._patience.orders_sec)
-            counted = outcomes.wait_for_metrics(client, self._patience.metrics_sec)
+            orders.check(
+                reader,
+                client,
+                store,
+                load.ledger.commands,
+                account,
+                self._patience.orders_sec,
+                self._patience.still_sec,
+            )
+            counted = outcomes.wait_for_metrics(client, self._patience.metrics_sec, self._patience.still_sec)
         finally:
             reader.close()
             client.close()

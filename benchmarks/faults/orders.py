@@ -5,7 +5,6 @@ Nobody's answers change by it: updates fail their gate and majors find another o
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, TypeVar
@@ -16,6 +15,7 @@ from confluent_kafka import Consumer
 
 from benchmarks.faults.account import Account
 from benchmarks.faults.rows import LIVE_ARM, LIVE_VERSION, MODEL, SHADOW_ARM, SHADOW_VERSION
+from benchmarks.faults.settle import settled
 from benchmarks.faults.topic import partition_records
 from runtime.artifacts import ArtifactStore
 from schemas.artifact import parse_version
@@ -29,7 +29,6 @@ FIRST_REVISION: Final = 1
 """The harness's own route."""
 CRASHED: Final = "training failed:"
 """How the refusal begins that says that training raised an error."""
-LOOK_AGAIN_SEC: Final = 1.0
 
 
 class Log(NamedTuple):
@@ -42,19 +41,19 @@ class Log(NamedTuple):
 
 
 def check(
-    reader: Consumer, client: Client, store: ArtifactStore, commands: Sequence[str], account: Account, deadline_sec: float
+    reader: Consumer, client: Client, store: ArtifactStore, commands: Sequence[str], account: Account, deadline_sec: float,
+    still_sec: float,
 ) -> None:  # fmt: skip
-    """Compare as soon as nothing is wrong, or when the deadline has passed: the last orders are answered a moment after the load's end."""
-    deadline = time.monotonic() + deadline_sec
-    while True:
+    """Compare as soon as nothing is wrong, or as `settled` gives up: the last orders are answered a moment after the load's end."""
+
+    def look() -> tuple[list[str], Log]:
         log = Log(
             _events(reader, RETRAINS, Retrain), _events(reader, CANDIDATES, Candidate),
             _events(reader, ROLLOUTS, Rollout), _events(reader, ROUTES, RouteTable),
         )  # fmt: skip
-        problems = [*compare(commands, log), *_differences(client, log)]
-        if not problems or time.monotonic() > deadline:
-            break
-        time.sleep(LOOK_AGAIN_SEC)
+        return [*compare(commands, log), *_differences(client, log)], log
+
+    problems, log = settled(look, lambda found: not found[0], deadline_sec, still_sec)
     problems += _half_written(store, log.candidates)
     account.orders = len(log.retrains)
     account.orders_refused = sum(not candidate.artifact for candidate in log.candidates)

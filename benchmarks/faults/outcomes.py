@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.faults import rows
 from benchmarks.faults.account import Account
 from benchmarks.faults.rows import MODEL, NO_CASE
+from benchmarks.faults.settle import settled
 from benchmarks.faults.topic import id_bytes, partition_records
 from control.bijection import ids_of
 from schemas.spec import Monitor
@@ -22,7 +22,6 @@ from schemas.topics import OUTCOMES
 
 SHARES: Final = 16
 """Outcomes are fetched in so many parts."""
-METRICS_SEC: Final = 60.0
 
 
 class Expected:
@@ -37,15 +36,15 @@ class Expected:
         self.ids[which] = ids
 
 
-def wait_for_labels(client: Client, seed: int, sent: int, deadline_sec: float) -> None:
-    """Return when each labelled row has an outcome, or the deadline has passed: labels that waited are joined a moment after their rows."""
+def wait_for_labels(client: Client, seed: int, sent: int, deadline_sec: float, still_sec: float) -> None:
+    """Return when each labelled row has an outcome, or as `settled` gives up: labels that waited are joined a moment after their rows."""
     expected = len(labelled_rows(seed, sent))
-    deadline = time.monotonic() + deadline_sec
     sql = "SELECT count() FROM internal.outcomes FINAL WHERE model = {model:String} AND role = 'live'"
-    while int(client.query(sql, parameters={"model": MODEL}).result_rows[0][0]) < expected:
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.5)
+
+    def joined() -> int:
+        return int(client.query(sql, parameters={"model": MODEL}).result_rows[0][0])
+
+    settled(joined, lambda count: count >= expected, deadline_sec, still_sec)
 
 
 def labelled_rows(seed: int, sent: int) -> NDArray[np.int64]:
@@ -228,11 +227,8 @@ def compare_metrics(client: Client) -> Cells:
     return Cells(int(found[0]), int(found[1] or 0), str(found[2]))
 
 
-def wait_for_metrics(client: Client, deadline_sec: float = METRICS_SEC) -> Cells:
-    """The comparison, as soon as nothing differs any more or the deadline has passed: windows are written a moment after their rows."""
-    deadline = time.monotonic() + deadline_sec
-    while True:
-        cells = compare_metrics(client)
-        if not cells.differing or time.monotonic() > deadline:
-            return cells
-        time.sleep(1.0)
+def wait_for_metrics(client: Client, deadline_sec: float, still_sec: float) -> Cells:
+    """The comparison, as soon as nothing differs any more, or as `settled` gives up: windows are written a moment after their rows."""
+    return settled(
+        lambda: compare_metrics(client), lambda cells: not cells.differing, deadline_sec, still_sec
+    )

@@ -14,16 +14,18 @@ from typing import Any, Final, NamedTuple
 import click
 
 from benchmarks.faults.bugs.table import BUGS, Bug, Hit
-from benchmarks.faults.command import PATIENT, Patience, Run, say
+from benchmarks.faults.command import Patience, Run, say
 from benchmarks.faults.schedule import KINDS, Fault
-from schemas.errors import TidemillError
+
+log = logging.getLogger(__name__)
 
 RATE_ROWS_PER_SEC: Final = 1500.0
 ORPHAN_AFTER_SEC: Final = 20
 PAUSE_SEC: Final = 3.0
 """Between the last hit and the end of the load, and in the control run between the hits of two bugs."""
-SHORT: Final = Patience(quiet_sec=40.0, labels_sec=8.0, metrics_sec=12.0, orders_sec=12.0, audit_sec=5.0)
-"""What a bug has lost does not come, however long one waits."""
+PATIENCE: Final = Patience(quiet_sec=60.0, audit_sec=5.0, still_sec=15.0)
+"""What a bug has lost does not come, however long one waits: what stands still is given up soon. Without a bug the same, or what is only
+late would be taken for caught."""
 
 
 SURPLUS: Final = frozenset({"duplicated", "shadow_duplicated", "unrequested", "torn", "misordered", "wrong"})
@@ -57,10 +59,13 @@ def command(names: tuple[str, ...], seed: int, as_json: bool) -> None:
     # That the broker is away is no news here.
     logging.getLogger("librdkafka").setLevel(logging.CRITICAL)
     chosen = {name: BUGS[name] for name in names or BUGS}
-    control = _run(None, in_a_row(chosen.values()), seed, PATIENT)
+    control, folder = _run(None, in_a_row(chosen.values()), seed)
+    _tidy(folder, keep=not control["ok"])
     verdicts = []
     for name, bug in chosen.items():
-        verdict = judge(name, bug, _run(name, bug.hits, seed, SHORT), control["broken"])
+        found, folder = _run(name, bug.hits, seed)
+        verdict = judge(name, bug, found, control["broken"])
+        _tidy(folder, keep=not verdict.caught)
         verdicts.append(verdict)
         say(_line(verdict))
     ok = control["ok"] and all(verdict.caught for verdict in verdicts)
@@ -115,22 +120,26 @@ def judge(name: str, bug: Bug, found: dict[str, Any], uncontrolled: dict[str, in
     return Verdict(name, caught, found["broken"], found["problems"], found["faults"], found["load_sec"])
 
 
-def _run(name: str | None, hits: Sequence[Hit], seed: int, patience: Patience) -> dict[str, Any]:
-    """The harness's result; of a run that did not come to its end, what ended it."""
+def _run(name: str | None, hits: Sequence[Hit], seed: int) -> tuple[dict[str, Any], Path]:
+    """The harness's result, of a run that did not come to its end what ended it; and the folder with its data."""
     say(f"— {name or 'no bug'}: {len(hits)} faults")
     folder = Path(tempfile.mkdtemp(prefix="tidemill-bugs-"))
+    run = Run(folder, plan(hits), seed, RATE_ROWS_PER_SEC, ORPHAN_AFTER_SEC, name, PATIENCE)
     try:
-        run = Run(folder, plan(hits), seed, RATE_ROWS_PER_SEC, ORPHAN_AFTER_SEC, name, patience)
-        return run.run(end_sec(hits))
-    except (TidemillError, TimeoutError) as error:
-        return {
-            "ok": False,
-            "broken": {},
-            "problems": [f"{type(error).__name__}: {error}"],
-            "faults": 0,
-            "load_sec": 0.0,
-        }
-    finally:
+        found = run.run(end_sec(hits))
+    except Exception as error:
+        # Whatever a bug brings about is told of that bug; the others are still to be seen.
+        log.exception("%s did not come to its end", name or "no bug")
+        problem = f"{type(error).__name__}: {error}"
+        found = {"ok": False, "broken": {}, "problems": [problem], "faults": 0, "load_sec": 0.0}
+    run.write_faults()
+    return found, folder
+
+
+def _tidy(folder: Path, *, keep: bool) -> None:
+    if keep:
+        say(f"data, logs and faults.json are kept in {folder}")
+    else:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,8 +10,10 @@ from benchmarks.faults import bugs as package
 from benchmarks.faults import suite
 from benchmarks.faults.account import Account
 from benchmarks.faults.bugs.table import BUGS, Bug, Hit
+from benchmarks.faults.command import Run
 from benchmarks.faults.schedule import KINDS
 from compose.embedded.stack import SERVICES
+from warehouse.migrate import Migration
 
 GUARDS = {"uncounted"}
 """What is taken away together with something else."""
@@ -20,13 +22,14 @@ TARGETS = {kind.name: kind.targets for kind in KINDS}
 # What is imported once is there in each fork, and what a bug changes is gone with it.
 APPLY_EACH = """
 import importlib, os, sys
-import compose.setup, inference.gateway, streams.labels.service, streams.sink.service, streams.worker.service
+import compose.setup, inference.gateway, streams.labels.service, streams.sink.service, streams.worker.service, warehouse.migrate
 failed = []
 for name in sys.argv[1:]:
     child = os.fork()
     if not child:
         try:
             importlib.import_module(f"benchmarks.faults.bugs.{name}").apply()
+            warehouse.migrate.migrations()
         except BaseException as error:
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
             os._exit(1)
@@ -91,3 +94,23 @@ def test_the_run_without_a_bug_has_the_faults_of_all_bugs_one_bugs_after_another
     faults = suite.plan(hits)
     assert [(fault.number, fault.target) for fault in faults] == [(0, "sink-kafka"), (1, "sink-0"), (2, "labels-0")]  # fmt: skip
     assert faults[0].duration_sec == 2.0
+
+
+def test_what_ends_a_run_is_that_bugs_problem_and_its_data_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object) -> None:
+        raise KeyError("a figure")
+
+    monkeypatch.setattr(Run, "run", end)
+    found, folder = suite._run("plan_skipped", (), 1)
+    assert found["problems"] == ["KeyError: 'a figure'"]
+    assert not suite.judge("plan_skipped", BUGS["plan_skipped"], found, {}).caught
+    assert (folder / "faults.json").exists()
+    suite._tidy(folder, keep=False)
+    assert not folder.exists()
+
+
+def test_a_migration_that_was_rewritten_takes_no_bug_with_it() -> None:
+    migrations = [Migration(1, "create", "CREATE TABLE a (b)")]
+    assert package.changed(migrations, "(b)", "(c)")[0].text == "CREATE TABLE a (c)"
+    with pytest.raises(AssertionError, match="no migration says"):
+        package.changed(migrations, "(d)", "(c)")

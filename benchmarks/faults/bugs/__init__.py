@@ -7,7 +7,10 @@ the bug says so. `table` lists them with the faults that bring each out soonest.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from warehouse.migrate import Migration
 
 
 def replace(owner: Any, name: str, new: Any) -> Any:
@@ -15,3 +18,16 @@ def replace(owner: Any, name: str, new: Any) -> Any:
     original = getattr(owner, name)
     setattr(owner, name, new)
     return original
+
+
+def changed(migrations: Iterable[Migration], old: str, new: str) -> list[Migration]:
+    """The migrations with `new` wherever they say `old`.
+
+    Raises:
+        AssertionError: none says it: they were rewritten, and the bug with them.
+    """
+    before = list(migrations)
+    after = [each._replace(text=each.text.replace(old, new)) for each in before]
+    if after == before:
+        raise AssertionError(f"no migration says {old!r}")
+    return after

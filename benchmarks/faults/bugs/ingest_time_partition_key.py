@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.faults.bugs import replace, uncounted
+from benchmarks.faults.bugs import changed, replace, uncounted
 from warehouse import migrate
 from warehouse.migrate import Migration
 
@@ -20,12 +20,7 @@ def apply() -> None:
     uncounted.apply()
 
     def by_insert_time() -> list[Migration]:
-        changed = []
-        for each in original():
-            if KEY in each.text and TABLE in each.text:
-                text = each.text.replace(TABLE, f"{TABLE}\n    `inserted_at` DateTime DEFAULT now(),")
-                each = each._replace(text=text.replace(KEY, "PARTITION BY inserted_at"))
-            changed.append(each)
-        return changed
+        with_column = changed(original(), TABLE, f"{TABLE}\n    `inserted_at` DateTime DEFAULT now(),")
+        return changed(with_column, KEY, "PARTITION BY inserted_at")
 
     original = replace(migrate, "migrations", by_insert_time)

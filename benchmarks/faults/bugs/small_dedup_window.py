@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.faults.bugs import replace, uncounted
+from benchmarks.faults.bugs import changed, replace, uncounted
 from warehouse import migrate
 from warehouse.migrate import Migration
 
@@ -16,6 +16,6 @@ def apply() -> None:
     uncounted.apply()
 
     def narrow() -> list[Migration]:
-        return [each._replace(text=each.text.replace(f"{WINDOW}10000", f"{WINDOW}1")) for each in original()]
+        return changed(original(), f"{WINDOW}10000", f"{WINDOW}1")
 
     original = replace(migrate, "migrations", narrow)
