@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 import time
 import uuid
 from typing import Final
@@ -15,7 +14,7 @@ from confluent_kafka import KafkaException
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 
-from features.columns import Columns
+from benchmarks.sample import sample
 from features.encode import encode
 from features.state import fit
 from runtime.artifacts import ArtifactStore
@@ -26,48 +25,13 @@ from schemas.arrow import encode_batch
 from schemas.artifact import FEATURES, GOLDEN, GOLDEN_ROWS, REFERENCE, SPEC, WEIGHTS, Manifest
 from schemas.errors import Outage
 from schemas.events import Arm, RouteTable
-from schemas.spec import (
-    SPEC_FILE,
-    BoolFeature,
-    CategoryFeature,
-    FloatFeature,
-    IntFeature,
-    ModelSpec,
-    TextFeature,
-    load_spec,
-)
+from schemas.spec import SPEC_FILE, load_spec
 from schemas.topics import ROUTES
 from stats.reference import references
 from triton_models import hosting
 
 GOLDEN_COUNT: Final = 32
 REFERENCE_ROWS: Final = 2000
-_LETTERS: Final = np.frombuffer((string.ascii_lowercase + "     ").encode(), np.uint8)
-
-
-def sample(spec: ModelSpec, rows: int, rng: np.random.Generator) -> Columns:
-    """Rows that the model admits: numbers uniform between min and max (0 and 1 where the spec names none), random texts."""
-    numbers = np.empty((rows, len(spec.numbers)), np.float32)
-    for i, name in enumerate(spec.numbers):
-        feature = spec.features[name]
-        if isinstance(feature, BoolFeature):
-            numbers[:, i] = rng.integers(0, 2, rows)
-        elif isinstance(feature, FloatFeature | IntFeature):
-            low = 0.0 if feature.min is None else feature.min
-            high = low + 1.0 if feature.max is None else feature.max
-            drawn = rng.uniform(low, high, rows)
-            numbers[:, i] = np.floor(drawn) if isinstance(feature, IntFeature) else drawn
-    texts = [_text(spec, name, rng) for _ in range(rows) for name in spec.texts]
-    return Columns(numbers, pa.array(texts, pa.string()))
-
-
-def _text(spec: ModelSpec, name: str, rng: np.random.Generator) -> str:
-    feature = spec.features[name]
-    if isinstance(feature, CategoryFeature):
-        return str(rng.choice(feature.values))
-    if isinstance(feature, TextFeature):
-        return _LETTERS[rng.integers(0, len(_LETTERS), feature.max_chars)].tobytes().decode()
-    raise AssertionError(f"{name} is no text")
 
 
 def write_version(settings: Settings, model: str, version: str = "1.0", seed: int = 0) -> str:

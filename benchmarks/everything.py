@@ -83,12 +83,14 @@ def command(folder: Path, seed: int, quick: bool, as_json: bool) -> None:
         progress(f"== {name} ==")
         try:
             result = measure(quick, seed)
-        except TidemillError as error:
-            failed[name] = str(error)
-            progress(f"{name} failed: {error}")
-            continue
-        show(result, as_json=False)
-        found[name] = as_object(result)
+        except Exception as error:  # noqa: BLE001  one that fails, however, must not cost the others: it is named here, and in the exit code
+            failed[name] = (
+                str(error) if isinstance(error, TidemillError) else f"{type(error).__name__}: {error}"
+            )
+            progress(f"{name} failed: {failed[name]}")
+        else:
+            show(result, as_json=False)
+            found[name] = as_object(result)
         # Written after each, so that an hour's work is not lost with its last quarter.
         written = page.write(found, failed, folder)
         progress(f"{written}")

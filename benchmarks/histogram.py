@@ -35,11 +35,6 @@ class Histogram:
     def count(self) -> int:
         return int(self.counts.sum())
 
-    @property
-    def largest_ms(self) -> float:
-        """Exact."""
-        return self._largest_ms
-
     def percentile_ms(self, percent: float) -> float:
         """The upper edge of the bin below which `percent` of all lie.
 

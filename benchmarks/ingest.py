@@ -25,7 +25,6 @@ from schemas.arrow import encode_batch
 from schemas.errors import Outage
 from schemas.spec import load_spec
 from schemas.topics import OBSERVATIONS
-from warehouse.client import connect
 
 MODEL: Final = "floats_8"
 ROWS: Final = 1_500_000
@@ -61,12 +60,9 @@ def measure(rows: int, turns: int, seed: int) -> Result:
     ours: list[float] = []
     bare: list[float] = []
     cpu_us: list[float] = []
-    with bench([MODEL]) as at:
+    with bench([MODEL]) as at, at.clickhouse() as client:
         spec = load_spec(at.settings.models_dir / MODEL)
         deploy(at.settings, MODEL, seed=seed)
-        client = connect(
-            at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password
-        )
         made = Observed(spec, "1.0", seed)
         progress("making batches")
         for turn in range(turns + 1):
@@ -88,11 +84,10 @@ def measure(rows: int, turns: int, seed: int) -> Result:
                 cpu_us.append(run.cpu_us_per_row("sink"))
                 progress(f"    {run.rows_per_sec:,.0f} rows/s")
         histogram = _visibility(at, client, made)
-        client.close()
     figures: dict[str, Any] = {
         "rows_per_s": median(ours),
         "bare_insert_rows_per_s": median(bare),
-        "ratio_to_bare_insert": ratio(ours, bare),
+        "ratio_to_bare_insert": ratio(zip(ours, bare, strict=True)),
         "sink_cpu_us_per_row": median(cpu_us),
         "visible_p50_ms": histogram.percentile_ms(50),
         "visible_p99_ms": histogram.percentile_ms(99),

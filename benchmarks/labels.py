@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import Any, Final
 
 import click
@@ -18,10 +19,8 @@ from benchmarks.load import Bodies, produce_backlog
 from benchmarks.meter import Committed, StageFailed, count, watch
 from benchmarks.report import Line, Result, median, progress, show
 from benchmarks.stages import Service, bench, running
-from schemas.spec import load_spec
 from schemas.topics import FEEDBACK
 from streams.labels.service import NAME as GROUP
-from warehouse.client import connect
 
 MODEL: Final = "floats_8"
 PREDICTIONS: Final = 10_000_000
@@ -79,13 +78,9 @@ def command(
 def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
     """Load the predictions, then turns of a backlog of labels."""
     per_sec: list[float] = []
-    cpu: dict[str, list[float]] = {"labels": [], "clickhouse": []}
-    with bench([MODEL]) as at:
-        load_spec(at.settings.models_dir / MODEL)
+    cpu: dict[str, list[float]] = {"labels": [], "clickhouse": [], "kafka": []}
+    with bench([MODEL]) as at, at.clickhouse() as client:
         deploy(at.settings, MODEL, seed=seed)
-        client = connect(
-            at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password
-        )
         _load(client, predictions, seed)
         sink = Service(at, "sink")
         with running(sink):
@@ -95,22 +90,24 @@ def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
                 pool = _labels(client, labels, seed + turn)
                 backlog = produce_backlog(at.settings, FEEDBACK.for_model(MODEL), pool, labels)
                 stage = Service(at, "labels")
-                committed = Committed(at.settings, GROUP, backlog)
-                with running(stage):
+                with running(stage), closing(Committed(at.settings, GROUP, backlog)) as committed:
                     run = watch(
                         committed,
                         backlog.records,
                         {"labels": stage.pid, "sink": sink.pid} | at.pids(),
                         alive=stage.check,
                     )
-                committed.close()
                 per_sec.append(run.rows_per_sec)
                 for name, values in cpu.items():
                     values.append(run.cpu_us_per_row(name))
                 progress(f"    {run.rows_per_sec:,.0f} labels/s")
         _check(client, min(predictions, labels) * turns)
-        client.close()
-    figures: dict[str, Any] = {"labels_per_s": median(per_sec), "predictions": predictions, "labels": labels}
+    figures: dict[str, Any] = {
+        "labels_per_s": median(per_sec),
+        "predictions": predictions,
+        "labels": labels,
+        "cpu_us_per_label": {name: median(values) for name, values in cpu.items()},
+    }
     lines = [Line("labels joined", per_sec, "labels/s")]
     lines += [Line(f"CPU {name}", values, "µs/label") for name, values in cpu.items()]
     return Result("labels", figures, lines, seed, turns)

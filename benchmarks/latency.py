@@ -1,7 +1,7 @@
 """`tidemill bench latency`: from the time a request was due to the time a read-committed reader has its prediction.
 
 Beside it, in the same run and with the same producer and reader, a transactional echo with offsets, which is Kafka's part, and Triton asked
-directly for one row, which is the model's. What is left over is ours.
+directly for one row, which is the model's and is counted from the call. What is left over is ours.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from contextlib import closing
 from typing import Any, Final
 
 import click
-import msgspec
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 
-from benchmarks.deploy import deploy, sample
+from benchmarks.deploy import deploy
 from benchmarks.histogram import Histogram, sum_percentile_ms
 from benchmarks.load import Bodies, bodies, ends, produce_backlog, request_topic
-from benchmarks.meter import Committed, StageFailed
-from benchmarks.pace import Pace
+from benchmarks.meter import Committed, StageFailed, wait_for, watch
+from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, progress, show
+from benchmarks.sample import sample
 from benchmarks.stages import Bench, Running, Service, bench, running, start_group_at
 from features.encode import encode
 from inference.source import GROUP as GATEWAY_GROUP
@@ -89,7 +90,8 @@ def measure(sec: float, with_highest: bool, seed: int) -> Result:
                 found["echo", rate], late[f"echo at {rate:g}/s"] = histogram, late_ms
         for rate in RATES:
             progress(f"Triton at {rate:,.0f}/s")
-            found["triton", rate] = asyncio.run(_triton(at, spec, artifact, rate, sec))
+            histogram, late_ms = asyncio.run(_triton(at, spec, artifact, rate, sec))
+            found["triton", rate], late[f"triton at {rate:g}/s"] = histogram, late_ms
     return _result(found, late, highest, seed)
 
 
@@ -97,41 +99,23 @@ def _highest(at: Bench, pool: Bodies, gateway: Service) -> float:
     """Predictions per second from a backlog. It also warms broker, gateway and model."""
     progress("the highest rate, from a backlog")
     backlog = produce_backlog(at.settings, request_topic(MODEL), pool, HIGHEST_ROWS)
-    committed = Committed(at.settings, GATEWAY_GROUP, backlog)
-    started, before = time.monotonic(), committed()
-    run_until = started + 120
-    while committed() < backlog.records:
-        gateway.check()
-        if time.monotonic() > run_until:
-            raise StageFailed("the gateway does not come to the end of its backlog within 120 s")
-        time.sleep(0.02)
-    committed.close()
-    return (backlog.records - before) / (time.monotonic() - started)
+    with closing(Committed(at.settings, GATEWAY_GROUP, backlog)) as committed:
+        run = watch(committed, backlog.records, {}, alive=gateway.check)
+        wait_for(committed, backlog.records, "requests answered of the backlog", alive=gateway.check)
+    return run.rows_per_sec
 
 
 def _through(at: Bench, pool: Bodies, rate: float, sec: float, topic: str) -> tuple[Histogram, float]:
     """Send at `rate` and read the answers on `topic`; the latencies after `WARM_SEC`, and how late the producer was (ms)."""
-    file = at.folder / "pace.msgpack"
-    file.write_bytes(
-        msgspec.msgpack.encode(
-            Pace(request_topic(MODEL), rate, WARM_SEC + sec, list(pool.values), list(pool.headers))
-        )
-    )
     client = _reader(at, topic)
     count = int(rate * (WARM_SEC + sec))
-    pace = Running(
-        "pace",
-        [sys.executable, "-P", "-m", "benchmarks.pace", str(file)],
-        at.settings.environment(),
-        at.folder,
-    )
+    pace = Pacer(at, request_topic(MODEL), pool, rate, WARM_SEC + sec)
     try:
-        histogram = _read(client, count, rate, pace)
+        histogram = _read(client, count, rate)
     finally:
         pace.end()
         client.close()
-    said: dict[str, Any] = msgspec.json.decode(pace.log.read_bytes().splitlines()[-1])
-    return histogram, float(said["latest_ms"])
+    return histogram, pace.latest_ms()
 
 
 def _reader(at: Bench, topic: str) -> Consumer:
@@ -142,7 +126,7 @@ def _reader(at: Bench, topic: str) -> Consumer:
     return client
 
 
-def _read(client: Consumer, count: int, rate: float, pace: Running) -> Histogram:
+def _read(client: Consumer, count: int, rate: float) -> Histogram:
     """Until `count` answers are there. Raises `StageFailed` if no more come."""
     histogram = Histogram()
     step = max(1, round(rate / READ_PER_SEC))
@@ -166,8 +150,13 @@ def _read(client: Consumer, count: int, rate: float, pace: Running) -> Histogram
     return histogram
 
 
-async def _triton(at: Bench, spec: ModelSpec, artifact: str, rate: float, sec: float) -> Histogram:
-    """One row a call, open loop."""
+async def _triton(
+    at: Bench, spec: ModelSpec, artifact: str, rate: float, sec: float
+) -> tuple[Histogram, float]:
+    """One row a call, open loop: the calls' latencies from when each was made, and how late the latest was made (ms).
+
+    What the client's own timer adds is not Triton's: the gateway does not wait for a timer.
+    """
     state = ArtifactStore(at.settings.artifacts_dir).open(spec.name, artifact).features
     arrays = encode(spec, state, sample(spec, 1, np.random.default_rng(0)))
     inputs = []
@@ -175,11 +164,13 @@ async def _triton(at: Bench, spec: ModelSpec, artifact: str, rate: float, sec: f
         tensor = InferInput(wanted.name, list(arrays[wanted.name].shape), wanted.datatype)
         tensor.set_data_from_numpy(arrays[wanted.name])
         inputs.append(tensor)
-    histogram = Histogram()
+    took_ms: list[float] = []
+    late_ms: list[float] = []
     client = InferenceServerClient(at.settings.triton_grpc_url)
     started = time.monotonic()
 
     async def ask(due: float) -> None:
+        sent = time.monotonic()
         await client.infer(
             spec.name,
             inputs,
@@ -187,7 +178,8 @@ async def _triton(at: Bench, spec: ModelSpec, artifact: str, rate: float, sec: f
             parameters={ARTIFACT_PARAMETER: artifact},
         )
         if due - started >= WARM_SEC:
-            histogram.add([(time.monotonic() - due) * 1000])
+            took_ms.append((time.monotonic() - sent) * 1000)
+            late_ms.append((sent - due) * 1000)
 
     async with asyncio.TaskGroup() as group:
         for i in range(int(rate * (WARM_SEC + sec))):
@@ -195,7 +187,9 @@ async def _triton(at: Bench, spec: ModelSpec, artifact: str, rate: float, sec: f
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             group.create_task(ask(due))
     await client.close()
-    return histogram
+    calls = Histogram()
+    calls.add(took_ms)
+    return calls, max(late_ms)
 
 
 def _result(

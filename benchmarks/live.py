@@ -1,50 +1,54 @@
 """`tidemill bench live`: requests at a fixed rate, end to end, and the highest rate at which lag does not grow.
 
-Rates rise by half until one is too high, then the gap is halved. A rate holds when neither the gateway's lag nor ClickHouse's grows over the
-second half of the step, beyond what commits in bursts make of it.
+Rates rise by half until one is too high, then the gap is halved. A rate holds when neither the gateway's lag nor ClickHouse's grows after the
+first third of its step. The clock of a step starts when the first of its records is on the broker.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 import click
-import msgspec
 import numpy as np
+from clickhouse_connect.driver.client import Client
 
 from benchmarks.deploy import deploy
 from benchmarks.load import Backlog, Bodies, bodies, ends, produce_backlog, request_topic
-from benchmarks.meter import Committed, StageFailed, Visible
-from benchmarks.pace import Pace
+from benchmarks.meter import Committed, Produced, Visible, wait_for
+from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, progress, show
-from benchmarks.stages import Bench, Running, Service, bench, running
+from benchmarks.stages import Bench, Service, bench, running
 from inference.source import GROUP
 from schemas.spec import load_spec
-from warehouse.client import connect
 
 MODEL: Final = "floats_8"
 FIRST_PER_SEC: Final = 5_000
 RISE: Final = 1.5
+LEAST_SHARE: Final = 1 / 8
+"""Of the first rate; below it none is looked for."""
 HALVINGS: Final = 2
 STEP_SEC: Final = 12.0
-QUICK_STEP_SEC: Final = 6.0
+QUICK_STEP_SEC: Final = 8.0
 LOOK_EVERY_SEC: Final = 0.2
-GROWTH_SHARE: Final = 0.03
-"""A lag that grows by more than this share of the rate is growing."""
-BURST_SEC: Final = 0.5
+SETTLING_SHARE: Final = 1 / 3
+"""Of a step, in which a lag may come to stand."""
+GROWTH_SHARE: Final = 0.05
+"""A lag that grows by more than this share of the rate is growing. Less cannot be told, in one step, from commits that come in bursts."""
+KEPT_SHARE: Final = 0.95
+"""A producer that sends less than this share of its rate has not kept it, so nothing is known of the rate."""
 WARM_ROWS: Final = 200_000
+LEAST_POINTS: Final = 4
+HOLDS: Final = "holds"
 
 
-class Sample(NamedTuple):
-    """What was seen at one moment."""
+class Point(NamedTuple):
+    """A count at one moment of a step."""
 
     sec: float
-    sent: int
-    answered: int
-    visible: int
+    rows: int
 
 
 class Step(NamedTuple):
@@ -52,9 +56,16 @@ class Step(NamedTuple):
 
     per_sec: float
     sent_per_sec: float
-    holds: bool
+    """What came to the broker, measured."""
+    visible_per_sec: float
     lag_rows: int
     """Sent and not visible at the end."""
+    verdict: str
+    """holds, lag grows, or the producer is too slow."""
+
+    @property
+    def holds(self) -> bool:
+        return self.verdict == HOLDS
 
 
 @click.command()
@@ -73,7 +84,7 @@ def command(step_sec: float, first: int, seed: int, quick: bool, as_json: bool) 
 def measure(step_sec: float, first: float, halvings: int, seed: int) -> Result:
     """Search."""
     steps: list[Step] = []
-    with bench([MODEL]) as at:
+    with bench([MODEL]) as at, at.clickhouse() as client:
         spec = load_spec(at.settings.models_dir / MODEL)
         deploy(at.settings, MODEL, seed=seed)
         pool = bodies(spec, "json", seed)
@@ -82,90 +93,113 @@ def measure(step_sec: float, first: float, halvings: int, seed: int) -> Result:
             for service in services:
                 service.wait_ready()
             progress("warming")
-            _finish(at, produce_backlog(at.settings, request_topic(MODEL), pool, WARM_ROWS))
-            low, high, rate = 0.0, 0.0, float(first)
-            while not high or halvings:
-                steps.append(_step(at, pool, rate, step_sec))
-                progress(
-                    f"{rate:,.0f}/s: {'holds' if steps[-1].holds else 'lag grows'}, {steps[-1].lag_rows:,} rows behind"
-                )
-                if steps[-1].holds:
-                    low = rate
-                else:
-                    high = rate
-                if high:
-                    halvings -= low > 0 and len(steps) > 1
-                    rate = (low + high) / 2
-                    if halvings < 0 or rate < first / 8:
-                        break
-                else:
-                    rate *= RISE
-    figures: dict[str, Any] = {"live_events_per_s": low or None, "steps": [step._asdict() for step in steps]}
+            visible = Visible(client, MODEL)
+            warm = produce_backlog(at.settings, request_topic(MODEL), pool, WARM_ROWS)
+            wait_for(visible, warm.rows, "rows visible of the backlog that warms")
+
+            def holds(per_sec: float) -> bool:
+                step = _step(at, client, pool, per_sec, step_sec)
+                steps.append(step)
+                progress(f"{per_sec:,.0f}/s: {_told(step)}")
+                return step.holds
+
+            search(holds, first, halvings)
+    held = [step for step in steps if step.holds]
+    best = max(held, key=lambda step: step.per_sec) if held else None
+    figures: dict[str, Any] = {
+        "live_events_per_s": best.sent_per_sec if best else None,
+        "steps": [step._asdict() for step in steps],
+    }
     lines = [
-        Line(
-            f"at {step.per_sec:,.0f}/s",
-            [float(step.lag_rows)],
-            "rows behind",
-            "holds" if step.holds else "lag grows",
-        )
-        for step in steps
+        Line(f"at {step.per_sec:,.0f}/s", [float(step.lag_rows)], "rows behind", _told(step))
+        for step in sorted(steps)
     ]
     return Result("live", figures, lines, seed)
 
 
-def grows(samples: Sequence[Sample], per_sec: float) -> bool:
-    """Whether either lag grows over the second half: its slope is above the share, and by more than a burst."""
-    half = [sample for sample in samples if sample.sec >= samples[-1].sec / 2]
-    if len(half) < 3:
-        return True
-    at_sec = np.array([sample.sec for sample in half])
-    for lags in ([s.sent - s.answered for s in half], [s.sent - s.visible for s in half]):
-        slope = float(np.polyfit(at_sec, np.array(lags, np.float64), 1)[0])
-        span_sec = at_sec[-1] - at_sec[0]
-        if slope > GROWTH_SHARE * per_sec and slope * span_sec > BURST_SEC * per_sec:
-            return True
-    return False
+def search(holds: Callable[[float], bool], first: float, halvings: int) -> None:
+    """Try rates: from `first` up until one does not hold, or down until one does; then the middle of the gap, `halvings` times.
+
+    >>> tried = []
+    >>> search(lambda rate: tried.append(rate) or rate < 2500, 1000, 2)
+    >>> tried
+    [1000, 1500.0, 2250.0, 3375.0, 2812.5, 2531.25]
+    """
+    low = high = 0.0
+    rate = first
+    while not (low and high):
+        if holds(rate):
+            low, rate = rate, rate * RISE
+        else:
+            high, rate = rate, rate / RISE
+        if rate < first * LEAST_SHARE:
+            return
+    for _ in range(halvings):
+        rate = (low + high) / 2
+        if holds(rate):
+            low = rate
+        else:
+            high = rate
 
 
-def _step(at: Bench, pool: Bodies, per_sec: float, step_sec: float) -> Step:
+def _step(at: Bench, client: Client, pool: Bodies, per_sec: float, step_sec: float) -> Step:
     topic = request_topic(MODEL)
-    file = at.folder / "pace.msgpack"
-    file.write_bytes(
-        msgspec.msgpack.encode(Pace(topic, per_sec, step_sec, list(pool.values), list(pool.headers)))
-    )
     start = ends(at.settings, topic)
-    backlog = Backlog(topic, start, start, 1)
-    client = connect(at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password)
-    answered, visible = Committed(at.settings, GROUP, backlog), Visible(client, MODEL)
-    samples: list[Sample] = []
-    pace = Running(
-        "pace",
-        [sys.executable, "-P", "-m", "benchmarks.pace", str(file)],
-        at.settings.environment(),
-        at.folder,
-    )
-    with running(pace):
-        begun = time.monotonic()
-        while (now := time.monotonic()) - begun < step_sec:
-            sent = sum(ends(at.settings, topic).values()) - sum(start.values())
-            samples.append(Sample(now - begun, sent, answered(), visible()))
-            time.sleep(LOOK_EVERY_SEC)
-        last = samples[-1]
-        _finish(at, Backlog(topic, start, ends(at.settings, topic), 1))
-    answered.close()
-    client.close()
-    sent_per_sec = last.sent / last.sec
-    # A producer that could not keep the rate has not shown that it holds.
-    holds = not grows(samples, per_sec) and sent_per_sec > 0.9 * per_sec
-    return Step(per_sec, round(sent_per_sec, 1), holds, last.sent - last.visible)
+    seen: dict[str, list[Point]] = {"visible": [], "answered": [], "sent": []}
+    with (
+        closing(Produced(at.settings, topic)) as sent,
+        closing(Committed(at.settings, GROUP, Backlog(topic, start, start, 1))) as answered,
+    ):
+        visible = Visible(client, MODEL)
+        gauges: dict[str, Callable[[], int]] = {"visible": visible, "answered": answered, "sent": sent}
+        # It would go on for longer than the step: how soon it begins and how fast it can be is not known.
+        pace = Pacer(at, topic, pool, per_sec, 2 * step_sec)
+        with running(pace):
+            wait_for(sent, 1, "records of the paced producer", timeout_sec=60, alive=pace.check)
+            begun = time.monotonic()
+            while time.monotonic() - begun < step_sec or len(seen["sent"]) < LEAST_POINTS:
+                for name, gauge in gauges.items():
+                    rows = gauge()
+                    seen[name].append(Point(time.monotonic() - begun, rows))
+                time.sleep(LOOK_EVERY_SEC)
+        # Nothing of this step is left to the next.
+        all_sent = sent()
+        wait_for(answered, all_sent, "requests answered after a step")
+        wait_for(visible, all_sent, "rows visible after a step")
+    return judged(per_sec, **seen)
 
 
-def _finish(at: Bench, backlog: Backlog, timeout_sec: float = 120.0) -> None:
-    """Wait until all of the backlog is answered and visible, so that no step pays for another."""
-    committed = Committed(at.settings, GROUP, backlog)
-    deadline = time.monotonic() + timeout_sec
-    while committed() < backlog.records:
-        if time.monotonic() > deadline:
-            raise StageFailed(f"a backlog is not answered after {timeout_sec:.0f} s")
-        time.sleep(0.1)
-    committed.close()
+def judged(
+    per_sec: float, *, sent: Sequence[Point], answered: Sequence[Point], visible: Sequence[Point]
+) -> Step:
+    """What was seen in a step says of its rate."""
+    growth = max(_slope(_behind(sent, reached)) for reached in (answered, visible))
+    sent_per_sec = _per_sec(sent)
+    verdict = HOLDS
+    if growth > GROWTH_SHARE * per_sec:
+        verdict = "lag grows"
+    elif sent_per_sec < KEPT_SHARE * per_sec:
+        verdict = "the producer is too slow"
+    lag_rows = _behind(sent, visible)[-1].rows
+    return Step(per_sec, round(sent_per_sec, 1), round(_per_sec(visible), 1), lag_rows, verdict)
+
+
+def _behind(sent: Sequence[Point], reached: Sequence[Point]) -> list[Point]:
+    """The lag at each moment at which it was asked what is reached: to ask takes time, so what was sent then is between two points."""
+    at_sec, rows = zip(*sent, strict=True)
+    return [Point(sec, int(np.interp(sec, at_sec, rows)) - done) for sec, done in reached]
+
+
+def _slope(lags: Sequence[Point]) -> float:
+    """Rows a second by which a lag grows once it has settled."""
+    late = [lag for lag in lags if lag.sec >= lags[-1].sec * SETTLING_SHARE]
+    at_sec, rows = zip(*late, strict=True)
+    return float(np.polyfit(at_sec, rows, 1)[0])
+
+
+def _per_sec(points: Sequence[Point]) -> float:
+    return (points[-1].rows - points[0].rows) / (points[-1].sec - points[0].sec)
+
+
+def _told(step: Step) -> str:
+    return f"{step.verdict}; {step.sent_per_sec:,.0f}/s sent, {step.visible_per_sec:,.0f}/s visible, {step.lag_rows:,} rows behind"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -11,9 +12,9 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 
-from benchmarks.deploy import sample
+from benchmarks.sample import sample
 from features.columns import Columns
 from runtime.headers import Headers
 from runtime.kafka import consumer, producer
@@ -36,6 +37,8 @@ DISTINCT_BYTES: Final = 8 * 1024 * 1024
 DISTINCT_ROWS: Final = 8192
 """Bodies are drawn from a pool of so many, so that making them is no part of what is measured."""
 KEYS: Final = 1000
+DELIVERY_SEC: Final = 120.0
+_FAST: Final = {"linger.ms": 20, "batch.num.messages": 100_000, "delivery.report.only.error": True}
 
 
 @dataclass(frozen=True)
@@ -128,20 +131,76 @@ def produce_backlog(settings: Settings, topic: str, pool: Bodies, rows: int) -> 
         Outage: it does not take them.
     """
     start = ends(settings, topic)
-    client = producer(
-        settings, **{"linger.ms": 20, "batch.num.messages": 100_000, "delivery.report.only.error": True}
-    )
-    count = max(1, rows // pool.rows_per_record)
-    for key, value in itertools.islice(pool.cycle(), count):
-        send(client, topic, value, key, list(pool.headers))
-    left = client.flush(120)
+    client = producer(settings, **_FAST)
+    count = _send_all(client, topic, pool, rows)
+    left = client.flush(DELIVERY_SEC)
     if left:
-        raise Outage(f"{left} of {count} records of the backlog were not delivered within 120 s")
+        raise Outage(
+            f"{left} of {count} records of the backlog were not delivered within {DELIVERY_SEC:.0f} s"
+        )
     end = ends(settings, topic)
     found = Backlog(topic, start, end, pool.rows_per_record)
     if found.records != count:
         raise Outage(f"{topic}: {count} records were sent and {found.records} arrived")
     return found
+
+
+class HeldBacklog:
+    """A backlog that lies on the broker and that nobody can read yet: it is one transaction, and open.
+
+    So whoever is to read it can be started first, and all of them begin at the same moment.
+    """
+
+    def __init__(self, settings: Settings, topic: str, pool: Bodies, rows: int) -> None:
+        """Raises `Outage` if the broker does not take it."""
+        self._settings, self._topic, self._rows_per_record = settings, topic, pool.rows_per_record
+        self._start = ends(settings, topic)
+        self._client = producer(
+            settings, **_FAST, **{"transactional.id": "bench-backlog", "transaction.timeout.ms": 600_000}
+        )
+        try:
+            self._client.init_transactions(DELIVERY_SEC)
+            self._client.begin_transaction()
+            self.records = _send_all(self._client, topic, pool, rows)
+            left = self._client.flush(DELIVERY_SEC)
+        except KafkaException as error:
+            raise Outage(f"{topic}: a backlog: {error.args[0].str()}") from error
+        if left:
+            raise Outage(f"{left} of {self.records} records were not delivered within {DELIVERY_SEC:.0f} s")
+
+    def release(self) -> Backlog:
+        """Let it be read.
+
+        Raises:
+            Outage: the transaction cannot be committed.
+        """
+        try:
+            self._client.commit_transaction(DELIVERY_SEC)
+        except KafkaException as error:
+            raise Outage(f"{self._topic}: a backlog: {error.args[0].str()}") from error
+        deadline = time.monotonic() + DELIVERY_SEC
+        while (
+            True
+        ):  # the markers that end a transaction follow its commit, one to each partition that it wrote to
+            high = ends(self._settings, self._topic)
+            end = {p: offset - (offset > self._start[p]) for p, offset in high.items()}
+            found = Backlog(self._topic, self._start, end, self._rows_per_record)
+            if found.records == self.records:
+                return found
+            if time.monotonic() > deadline:
+                raise Outage(
+                    f"{self._topic}: {self.records} records were sent and {found.records} can be read"
+                )
+            time.sleep(0.01)
+
+
+def _send_all(client: Producer, topic: str, pool: Bodies, rows: int) -> int:
+    """Send about `rows` rows; return how many records they are."""
+    count = max(1, rows // pool.rows_per_record)
+    headers: Headers = list(pool.headers)
+    for key, value in itertools.islice(pool.cycle(), count):
+        send(client, topic, value, key, headers)
+    return count
 
 
 def send(client: Producer, topic: str, value: bytes, key: bytes, headers: Headers) -> None:

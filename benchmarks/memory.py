@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any, Final
 
 import click
@@ -13,11 +14,11 @@ from benchmarks.load import bodies, produce_backlog, request_topic
 from benchmarks.meter import Committed, watch
 from benchmarks.report import Line, Result, progress, show
 from benchmarks.stages import Service, bench, running
+from compose.embedded.stack import SERVICES
 from inference.source import GROUP
 from schemas.spec import load_spec
 
 MODEL: Final = "floats_8"
-SERVICES: Final = ("gateway", "sink", "labels", "worker", "training", "majors", "control")
 BACKLOGS: Final = (100_000, 800_000)
 """Whether a gateway's memory depends on its backlog is seen from two."""
 SETTLE_SEC: Final = 3.0
@@ -54,10 +55,9 @@ def measure(divisor: int, seed: int) -> Result:
             progress(f"a backlog of {rows:,} rows")
             backlog = produce_backlog(at.settings, request_topic(MODEL), pool, rows)
             at_work = [Service(at, name) for name in ("gateway", "sink", "worker")]
-            committed = Committed(at.settings, GROUP, backlog)
-            with running(*at_work):
-                run = watch(committed, backlog.records, {s.name: s.pid for s in at_work} | at.pids())
-            committed.close()
+            pids = {service.name: service.pid for service in at_work} | at.pids()
+            with running(*at_work), closing(Committed(at.settings, GROUP, backlog)) as committed:
+                run = watch(committed, backlog.records, pids)
             for name, size in run.rss_bytes.items():
                 peaks.setdefault(name, []).append(size / 1e6)
     figures: dict[str, Any] = {

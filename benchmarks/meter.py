@@ -1,10 +1,12 @@
-"""How far a stage is, told by what everybody can see: the group's committed offsets, an output topic's end, ClickHouse's count.
+"""How far a stage is, told by what everybody can see: the group's committed offsets, a topic's end, ClickHouse's count.
 
-A stage is never asked itself, so ours and a peer are measured by the same clock.
+A stage is never asked itself, so ours and a peer are measured by the same clock. A group is asked by a client that has its name and
+subscribes to nothing, and so is no member.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +22,11 @@ from runtime.settings import Settings
 from schemas.errors import UserError
 
 LOOK_EVERY_SEC: Final = 0.02
+WAIT_SEC: Final = 0.1
+"""Where only the end is waited for, and no time is taken."""
 SELF: Final = "benchmark"
+TRAILING_MARKERS: Final = 2
+"""A group that commits the offset after the last record stays one or two before the end: markers follow."""
 
 
 class StageFailed(UserError):
@@ -43,15 +49,35 @@ class Committed:
         self._client.close()
 
 
+class Lag:
+    """Offsets of a topic that a group has not committed. Markers of transactions count as records."""
+
+    def __init__(self, settings: Settings, group: str, topic: str) -> None:
+        self._client: Consumer = consumer(settings, group)
+        self._places = _places(self._client, topic)
+
+    def by_partition(self) -> list[int]:
+        """Of each."""
+        found = []
+        for place in self._client.committed(self._places, timeout=REQUEST_TIMEOUT_SEC):
+            asked = TopicPartition(place.topic, place.partition)
+            low, high = self._client.get_watermark_offsets(asked, timeout=REQUEST_TIMEOUT_SEC, cached=False)
+            found.append(high - max(low, place.offset))
+        return found
+
+    def __call__(self) -> int:
+        return sum(self.by_partition())
+
+    def close(self) -> None:
+        self._client.close()
+
+
 class Produced:
     """Records that were added to a topic since this was made. Only for topics that nobody writes transactions to: markers count too."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self._client: Consumer = consumer(settings, "bench-produced")
-        self._places = [
-            TopicPartition(topic, p)
-            for p in self._client.list_topics(topic, timeout=10).topics[topic].partitions
-        ]
+        self._places = _places(self._client, topic)
         self._before = 0
         self._before = self()
 
@@ -64,6 +90,11 @@ class Produced:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _places(client: Consumer, topic: str) -> list[TopicPartition]:
+    partitions = client.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic].partitions
+    return [TopicPartition(topic, partition) for partition in partitions]
 
 
 def count(client: Client, sql: str, parameters: Mapping[str, str] | None = None) -> int:
@@ -82,9 +113,6 @@ class Visible:
     def __call__(self) -> int:
         sql = "SELECT count() FROM internal.observations WHERE model = {model:String}"
         return count(self._client, sql, {"model": self._model}) - self._before
-
-    def close(self) -> None:
-        """The client belongs to the caller."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +179,44 @@ def watch(
     return Run((done - before) * rows_per_record, ended - started, spent, rss, others_cores)
 
 
+def wait_for(
+    progress: Callable[[], int], wanted: int, what: str, *, timeout_sec: float = 120.0, alive: Callable[[], None] = lambda: None
+) -> None:  # fmt: skip
+    """Wait until `progress` shows `wanted`; `alive` raises if a process has ended.
+
+    Raises:
+        StageFailed: it does not within `timeout_sec`; the line begins with `what`.
+    """
+    deadline = time.monotonic() + timeout_sec
+    while (found := progress()) < wanted:
+        alive()
+        if time.monotonic() > deadline:
+            raise StageFailed(f"{what}: {found:,} of {wanted:,} after {timeout_sec:.0f} s")
+        time.sleep(WAIT_SEC)
+
+
+def wait_caught_up(settings: Settings, group: str, topic: str, timeout_sec: float = 120.0) -> None:
+    """Wait until a group has committed all of a topic, but for the markers of transactions that end it.
+
+    Raises:
+        StageFailed: it has not.
+    """
+    with contextlib.closing(Lag(settings, group, topic)) as lag:
+        deadline = time.monotonic() + timeout_sec
+        while (behind := max(lag.by_partition())) > TRAILING_MARKERS:
+            if time.monotonic() > deadline:
+                raise StageFailed(
+                    f"{group} is {behind:,} offsets behind on {topic} after {timeout_sec:.0f} s"
+                )
+            time.sleep(WAIT_SEC)
+
+
+def cpu_sec(pid: int) -> float:
+    """CPU that a process and what it has started has used so far."""
+    process = psutil.Process(pid)
+    return sum(sum(member.cpu_times()[:2]) for member in (process, *process.children(recursive=True)))
+
+
 def _busy_sec() -> float:
     """CPU time of the whole machine, without what it idled or waited for a disk."""
     times = psutil.cpu_times()
@@ -159,9 +225,8 @@ def _busy_sec() -> float:
 
 def _cpu_sec(handles: Mapping[str, psutil.Process]) -> dict[str, float]:
     """User and system time of each process and what it has started."""
-    found = {}
-    for name, handle in handles.items():
-        # What the benchmark itself has started is counted by name already.
-        family = [handle] if name == SELF else [handle, *handle.children(recursive=True)]
-        found[name] = sum(sum(member.cpu_times()[:2]) for member in family)
-    return found
+    # What the benchmark itself has started is counted by name already.
+    return {
+        name: sum(handle.cpu_times()[:2]) if name == SELF else cpu_sec(handle.pid)
+        for name, handle in handles.items()
+    }

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.deploy import sample
+from benchmarks.sample import sample
 from schemas.arrow import OBSERVATIONS, encode_batch
 from schemas.identity import prediction_ids
 from schemas.spec import ModelSpec

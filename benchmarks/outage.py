@@ -16,24 +16,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import click
-import msgspec
 import psutil
-from confluent_kafka import TopicPartition
 
 from benchmarks.deploy import deploy
 from benchmarks.load import Backlog, Bodies, bodies, ends, produce_backlog, request_topic
-from benchmarks.meter import Committed, StageFailed, count
-from benchmarks.pace import Pace
+from benchmarks.meter import Committed, Lag, StageFailed, count, wait_for
+from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, progress, show
-from benchmarks.stages import Bench, Running, Service, bench, running
+from benchmarks.stages import Bench, Service, bench, running
 from control.audit import audit
 from inference.source import GROUP as GATEWAY_GROUP
-from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
-from runtime.settings import Settings
 from schemas.spec import load_spec
 from schemas.topics import OBSERVATIONS
 from streams.sink.loop import GROUP as SINK_GROUP
-from warehouse.client import connect
 
 MODEL: Final = "floats_8"
 FULL_SPEED_ROWS: Final = 300_000
@@ -90,7 +85,8 @@ def measure(away: str, away_sec: float, rate: float, seed: int) -> Result:
                 service.wait_ready()
             progress(f"{FULL_SPEED_ROWS:,} rows at full speed, then {rate:,.0f}/s")
             before = _full_speed(at, pool, sample)
-            with running(_pace(at, pool, rate, BEFORE_SEC + away_sec)):
+            # It would go on for longer: it is told to stop.
+            with running(Pacer(at, request_topic(MODEL), pool, rate, 2 * (BEFORE_SEC + away_sec))):
                 before += _sampled(sample, BEFORE_SEC)
                 progress(f"{away} is away for {away_sec:,.0f} s")
                 with _stopped(at, away):
@@ -166,27 +162,6 @@ def _watching(at: Bench, services: Sequence[Service]) -> Iterator[Callable[[], S
             lag.close()
 
 
-class Lag:
-    """Offsets of a topic that a group has not committed; markers of transactions count as records."""
-
-    def __init__(self, settings: Settings, group: str, topic: str) -> None:
-        self._client = consumer(settings, group)  # subscribes to nothing, so it is no member
-        partitions = self._client.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic].partitions
-        self._places = [TopicPartition(topic, p) for p in partitions]
-
-    def __call__(self) -> int:
-        lag = 0
-        for place in self._client.committed(self._places, timeout=REQUEST_TIMEOUT_SEC):
-            low, high = self._client.get_watermark_offsets(
-                TopicPartition(place.topic, place.partition), timeout=REQUEST_TIMEOUT_SEC
-            )
-            lag += high - max(low, place.offset)
-        return lag
-
-    def close(self) -> None:
-        self._client.close()
-
-
 def _sampled(sample: Callable[[], Sample], sec: float) -> list[Sample]:
     """A sample a second for so long, at least one."""
     begun = time.monotonic()
@@ -224,15 +199,6 @@ def _full_speed(at: Bench, pool: Bodies, sample: Callable[[], Sample]) -> list[S
     return found
 
 
-def _pace(at: Bench, pool: Bodies, rate: float, sec: float) -> Running:
-    """The load, for longer than `sec`: it goes on until it is told to stop."""
-    file = at.folder / "pace.msgpack"
-    pace = Pace(request_topic(MODEL), rate, 2 * sec, list(pool.values), list(pool.headers))
-    file.write_bytes(msgspec.msgpack.encode(pace))
-    command = [sys.executable, "-P", "-m", "benchmarks.pace", str(file)]
-    return Running("pace", command, at.settings.environment(), at.folder)
-
-
 @contextlib.contextmanager
 def _stopped(at: Bench, part: str) -> Iterator[None]:
     """The part's process does nothing, and is there."""
@@ -249,20 +215,14 @@ def _recovered(at: Bench) -> tuple[float, int]:
     topic = request_topic(MODEL)
     end = ends(at.settings, topic)
     backlog = Backlog(topic, dict.fromkeys(end, 0), end, 1)
-    client = connect(at.settings.clickhouse_url, at.settings.clickhouse_user, at.settings.clickhouse_password)
-    answered = Committed(at.settings, GATEWAY_GROUP, backlog)
-
-    def visible() -> int:
-        return count(client, "SELECT count() FROM internal.observations")
-
-    try:
-        while answered() < backlog.records or visible() < backlog.records:
-            if time.monotonic() > back + RECOVERY_SEC:
-                raise StageFailed(
-                    f"not recovered after {RECOVERY_SEC:.0f} s: of {backlog.records} rows {answered()} are answered, {visible()} visible"
-                )
-            time.sleep(0.1)
-    finally:
-        answered.close()
-        client.close()
+    with (
+        at.clickhouse() as client,
+        contextlib.closing(Committed(at.settings, GATEWAY_GROUP, backlog)) as answered,
+    ):
+        wait_for(answered, backlog.records, "requests answered after the outage", timeout_sec=RECOVERY_SEC)
+        left_sec = RECOVERY_SEC - (time.monotonic() - back)
+        wait_for(
+            lambda: count(client, "SELECT count() FROM internal.observations"), backlog.records,
+            "rows visible after the outage", timeout_sec=left_sec,
+        )  # fmt: skip
     return round(time.monotonic() - back, 2), backlog.records

@@ -25,6 +25,8 @@ from runtime.settings import load_settings
 TICK_SEC: Final = 0.002
 FAST_PER_SEC: Final = 2000
 """Above this records are sent in ticks, and linger as a producer with something to send would let them."""
+FLUSH_SEC: Final = 15.0
+"""Less than whoever ends it waits."""
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -53,7 +55,7 @@ def main() -> int:
     while sent < count and not stop.is_set():
         now_ns = time.monotonic_ns()
         due = min(count, int((now_ns - started_ns) / gap_ns) + 1)
-        while sent < due:
+        while sent < due and not stop.is_set():
             due_ns = started_ns + int(sent * gap_ns)
             send(client, pace.topic, next(values), b"%d" % due_ns, headers)
             latest_ns = max(latest_ns, time.monotonic_ns() - due_ns)
@@ -61,7 +63,7 @@ def main() -> int:
         client.poll(0)
         wait_sec = (started_ns + sent * gap_ns - time.monotonic_ns()) / 1e9
         time.sleep(max(TICK_SEC if fast else 0.0, wait_sec))
-    client.flush(30)
+    client.flush(FLUSH_SEC)
     print(
         json.dumps(
             {"sent": sent, "latest_ms": latest_ns / 1e6, "sec": (time.monotonic_ns() - started_ns) / 1e9}

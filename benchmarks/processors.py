@@ -7,6 +7,7 @@ the score. It reads no Kafka, decodes no Arrow and writes nothing, all of which 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any, Final
 
 import click
@@ -71,23 +72,21 @@ def measure(rows: int, turns: int, seed: int) -> Result:
             )
             backlog = produce_batches(at.settings, batches * times)
             worker = Service(at, "worker")
-            committed = Committed(at.settings, GROUP, backlog)
-            with running(worker):
+            with running(worker), closing(Committed(at.settings, GROUP, backlog)) as committed:
                 run = watch(
                     committed, backlog.records, {"worker": worker.pid} | at.pids(), rows_per_record=BATCH_ROWS,
                     alive=worker.check,
                 )  # fmt: skip
-            committed.close()
             ours.append(run.rows_per_sec)
             cpu_us.append(run.cpu_us_per_row("worker"))
             progress(f"    {run.rows_per_sec:,.0f} rows/s")
     figures: dict[str, Any] = {
         "rows_per_s": median(ours),
         "river_rows_per_s": median(river_rows),
-        "ratio_to_river": ratio(ours, river_rows),
+        "ratio_to_river": ratio(zip(ours, river_rows, strict=True)),
         "worker_cpu_us_per_row": median(cpu_us),
         "rows_per_cpu_s": median(1e6 / each for each in cpu_us),
-        "ratio_to_river_by_cpu": ratio(river_cpu_us, cpu_us),
+        "ratio_to_river_by_cpu": ratio(zip(river_cpu_us, cpu_us, strict=True)),
     }
     lines = [
         Line("worker, metrics and drift", ours, "rows/s"),

@@ -82,10 +82,22 @@ def median(values: Iterable[float]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """The median over turns of ours by theirs in the same turn; None where there is none of theirs."""
-    pairs = [a / b for a, b in zip(ours, theirs, strict=False) if b]
-    return median(pairs)
+def ratio(pairs: Iterable[tuple[float, float]]) -> float | None:
+    """The median of ours by theirs, of pairs from one turn each; None of none.
+
+    >>> ratio(zip([10.0, 40.0], [5.0, 10.0]))
+    3.0
+    """
+    return median(ours / theirs for ours, theirs in pairs if theirs)
+
+
+def in_turns(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[tuple[float, float]]:
+    """Pairs of the turns in which both were measured.
+
+    >>> in_turns({1: 10.0, 2: 40.0}, {2: 10.0})
+    [(40.0, 10.0)]
+    """
+    return [(ours[turn], theirs[turn]) for turn in sorted(ours.keys() & theirs.keys())]
 
 
 def text(value: Any) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from clickhouse_connect.driver.client import Client
 from confluent_kafka import TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
@@ -26,10 +27,11 @@ from benchmarks.meter import StageFailed
 from benchmarks.subject import write_models
 from compose.embedded.parts import ROOT
 from compose.embedded.ports import HOST, free_ports
-from compose.embedded.process import last_error
+from compose.embedded.process import dying_with_parent, kill_group, last_error
 from compose.embedded.stack import SERVICES, Stack
 from runtime.kafka import admin, consumer
 from runtime.settings import Settings
+from warehouse.client import connect
 
 GRACE_SEC: Final = 20.0
 
@@ -45,6 +47,16 @@ class Bench:
     def pids(self) -> dict[str, int]:
         """Of broker, ClickHouse and Triton."""
         return {name: row["pid"] for name, row in self.stack.status().items() if row["pid"] is not None}
+
+    @contextlib.contextmanager
+    def clickhouse(self) -> Iterator[Client]:
+        """A client that may write."""
+        found = self.settings
+        client = connect(found.clickhouse_url, found.clickhouse_user, found.clickhouse_password)
+        try:
+            yield client
+        finally:
+            client.close()
 
     def create_topics(self, names: Sequence[str], partitions: int = 2) -> None:
         """Plain topics for peers and limits."""
@@ -72,7 +84,7 @@ def bench(models: Sequence[str]) -> Iterator[Bench]:
 
 
 class Running:
-    """A process that was started here and is ended here."""
+    """A process that was started here and is ended here; it does not outlive this one, even if this is killed."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
@@ -87,6 +99,7 @@ class Running:
                 stderr=log,
                 cwd=ROOT,
                 start_new_session=True,
+                preexec_fn=dying_with_parent(),
             )
 
     @property
@@ -109,6 +122,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        kill_group(self.pid)  # what it had started itself
 
 
 class Service(Running):
@@ -138,6 +152,10 @@ class Service(Running):
             return {}
         return found
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions of `topic` it says that it has."""
+        return sum(name.startswith(f"{topic}:") for name in self.health().get("stages", {}))
+
     def wait_ready(self, timeout_sec: float = 60.0) -> None:
         """Raises `StageFailed` when it is not ready in time."""
         deadline = time.monotonic() + timeout_sec
@@ -159,6 +177,21 @@ def running(*processes: Running) -> Iterator[None]:
     finally:
         for process in reversed(processes):
             process.end()
+
+
+def wait_shared(members: Sequence[Service], topic: str, partitions: int, timeout_sec: float = 60.0) -> None:
+    """Wait until the members of a group have all partitions of `topic` among them, and each has one.
+
+    Raises:
+        StageFailed: they have not.
+    """
+    deadline = time.monotonic() + timeout_sec
+    while not (all(held := [member.partitions(topic) for member in members]) and sum(held) == partitions):
+        if time.monotonic() > deadline:
+            raise StageFailed(
+                f"of {partitions} partitions of {topic} the members have {held} after {timeout_sec:.0f} s"
+            )
+        time.sleep(0.05)
 
 
 def start_group(at: Bench, group: str, backlog: Backlog) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import click
 
 from benchmarks.deploy import deploy
 from benchmarks.load import bodies, produce_backlog, request_topic
-from benchmarks.meter import LOOK_EVERY_SEC, Committed
+from benchmarks.meter import LOOK_EVERY_SEC, Committed, StageFailed
 from benchmarks.report import Line, Result, median, progress, show
 from benchmarks.stages import Service, bench, running
 from compose.embedded.stack import Stack
@@ -19,6 +20,7 @@ from inference.source import GROUP
 from schemas.spec import load_spec
 
 MODEL: Final = "floats_8"
+LIMIT_SEC: Final = 60.0
 
 
 @click.command()
@@ -74,15 +76,24 @@ def _gateway(turns: int, seed: int) -> tuple[list[float], list[float]]:
         for turn in range(turns):
             progress(f"turn {turn + 1} of {turns}: a gateway")
             backlog = produce_backlog(at.settings, request_topic(MODEL), bodies(spec, "json", seed), 1)
-            committed = Committed(at.settings, GROUP, backlog)
-            started = time.monotonic()
-            gateway = Service(at, "gateway")
-            with running(gateway):
-                while not committed():
-                    gateway.check()
-                    time.sleep(LOOK_EVERY_SEC)
-                first.append(time.monotonic() - started)
-                gateway.wait_ready()
-                ready.append(time.monotonic() - started)
-            committed.close()
+            ready_sec: float | None = None
+            answer_sec: float | None = None
+            with closing(Committed(at.settings, GROUP, backlog)) as committed:
+                started = time.monotonic()
+                gateway = Service(at, "gateway")
+                with running(gateway):
+                    while ready_sec is None or answer_sec is None:
+                        if answer_sec is None and committed():
+                            answer_sec = time.monotonic() - started
+                        if ready_sec is None and gateway.health().get("ready"):
+                            ready_sec = time.monotonic() - started
+                        gateway.check()
+                        if time.monotonic() - started > LIMIT_SEC:
+                            raise StageFailed(
+                                f"the gateway is {'' if ready_sec else 'not '}ready and has {'' if answer_sec else 'not '}answered "
+                                f"after {LIMIT_SEC:.0f} s"
+                            )
+                        time.sleep(LOOK_EVERY_SEC)
+            ready.append(ready_sec)
+            first.append(answer_sec)
     return ready, first

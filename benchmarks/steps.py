@@ -15,14 +15,15 @@ import click
 import numpy as np
 from confluent_kafka import Message, Producer
 
-from benchmarks.deploy import sample
 from benchmarks.load import FORMATS, Format, bodies
 from benchmarks.report import Line, Result, show
+from benchmarks.sample import sample
 from benchmarks.subject import SUBJECTS
 from features.encode import encode
 from features.state import fit
 from inference.admit import admit
 from inference.emit import emit, record_runs, row_ids
+from inference.headers import said
 from inference.infer import Answer
 from inference.model import Model
 from inference.observe import observation_rows, observation_values
@@ -102,7 +103,8 @@ def _steps(spec: ModelSpec, messages: list[Message], rows: int, step_sec: float)
     assignment = Assignment(f"requests.{spec.name}", 0, uuid.UUID(int=7), 0, 0)
     piece = Slice(assignment, 0, len(messages), len(messages), rows, 0, 0)
     model = Model(spec)
-    admitted = admit(spec, messages)
+    largest_bytes = max(map(len, messages))
+    admitted = admit(spec, messages, said(messages), largest_bytes)
     decoded = model.decoder.decode_all(admitted)
     if len(decoded.accepted) != rows:
         raise AssertionError(
@@ -128,7 +130,7 @@ def _steps(spec: ModelSpec, messages: list[Message], rows: int, step_sec: float)
     (output,) = whole()
 
     steps: dict[str, Callable[[], object]] = {
-        "admit: keys, offsets, stamps, headers": lambda: admit(spec, messages),
+        "admit: keys, offsets, stamps, headers": lambda: admit(spec, messages, said(messages), largest_bytes),
         "decode into columns": lambda: model.decoder.decode_all(admitted),
         "encode columns into tensors": lambda: encode(spec, state, decoded.columns),
         "emit: answers, observations, their bytes": whole,

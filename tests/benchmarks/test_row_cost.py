@@ -14,6 +14,7 @@ from confluent_kafka import Message
 from features.encode import encode
 from inference.admit import admit
 from inference.emit import emit
+from inference.headers import said
 from inference.infer import Answer
 from inference.model import Model
 from inference.progress import Assignment, Slice
@@ -59,7 +60,7 @@ def serve(messages: list[Message], model: Model) -> list[bytes]:
     """What the gateway does with a micro-batch, but for asking Triton."""
     n = len(messages)
     piece = Slice(ASSIGNMENT, 0, n, n, n, 0, 0)
-    admitted = admit(SPEC, messages)
+    admitted = admit(SPEC, messages, said(messages), max(map(len, messages)))
     decoded = model.decoder.decode_all(admitted)
     encode(SPEC, STATE, decoded.columns)
     share = Share(SERVED, np.arange(n), 1.0)
