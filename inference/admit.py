@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -12,7 +13,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from numpy.typing import NDArray
 
 from inference.explain import REQUEST_ID_CHARS
-from inference.headers import CLOUDEVENTS_ID, said
+from inference.headers import CLOUDEVENTS_ID, Said
 from inference.redrive import NONE, Redriven
 from inference.rows import Rows
 from schemas.dead_letters import Origin
@@ -57,10 +58,17 @@ class Admitted:
         return Rows.of(len(self.values), {index: batch.num_rows for index, batch in self.batches.items()})
 
 
-def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -> Admitted:
+def admit(
+    spec: ModelSpec,
+    messages: list[Message],
+    headers: Mapping[int, Said],
+    largest_bytes: int,
+    redriven: Redriven = NONE,
+) -> Admitted:
     """Read everything but the values of `messages`, and refuse what cannot be served whatever its value says.
 
-    A redriven record is told apart by its topic alone: `tidemill-` headers of any other record mean nothing.
+    `headers` is what `headers.said` tells of `messages`, `largest_bytes` the size of the largest value. A redriven record is told apart
+    by its topic alone: `tidemill-` headers of any other record mean nothing.
     """
     n = len(messages)
     values = [message.value() for message in messages]
@@ -97,7 +105,7 @@ def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -
                 keys[index] = None
     formats: dict[int, Format] = {}
     batches: dict[int, pa.RecordBatch] = {}
-    for index, (found, content_type, identity, parent) in said(messages).items():
+    for index, (found, content_type, identity, parent) in headers.items():
         if found is None:
             refused.setdefault(index, _unsupported(content_type))
         elif found != "json":
@@ -114,7 +122,7 @@ def admit(spec: ModelSpec, messages: list[Message], redriven: Redriven = NONE) -
         if parent:
             traceparents[index] = parent
     limit = spec.serve.max_request_bytes
-    if max(map(len, messages)) > limit:
+    if largest_bytes > limit:
         for index, message in enumerate(messages):
             if len(message) > limit and formats.get(index) != "arrow":
                 refused[index] = Rejection(

@@ -18,16 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import numpy as np
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import KafkaException
 from numpy.typing import NDArray
 
 from inference.admit import Admitted, admit
 from inference.commit import TRANSACTION_ROWS, Committer
 from inference.emit import emit
 from inference.halts import Halts
+from inference.headers import joined
 from inference.infer import Inference, Superseded
-from inference.model import Model
-from inference.progress import Progress, Slice
+from inference.model import Model, Taken
+from inference.progress import Progress
 from inference.redrive import redriven
 from inference.report import Report
 from inference.router import route_rows
@@ -166,13 +167,18 @@ class Gateway:
             if batch:
                 await self._serve(model, batch)
 
-    async def _serve(self, model: Model, batch: list[tuple[Slice, list[Message]]]) -> None:
+    async def _serve(self, model: Model, batch: list[Taken]) -> None:
         spec, route = model.spec, model.route
         if route is None:
             raise AssertionError(f"{spec.name}: served before its route is known")
-        slices = [piece for piece, _ in batch]
-        messages = batch[0][1] if len(batch) == 1 else [message for _, run in batch for message in run]
-        admitted = admit(spec, messages, redriven(spec.name, batch))
+        slices = [taken.piece for taken in batch]
+        messages, headers = batch[0].messages, batch[0].said
+        if len(batch) > 1:
+            messages = [message for taken in batch for message in taken.messages]
+            headers = joined((taken.piece.records, taken.said) for taken in batch)
+        largest_bytes = max(taken.largest_bytes for taken in batch)
+        origins = redriven(spec.name, [(taken.piece, taken.messages) for taken in batch])
+        admitted = admit(spec, messages, headers, largest_bytes, origins)
         decoded = model.decoder.decode_all(admitted)
         rejections, accepted = decoded.rejections, decoded.accepted
         telemetry.histogram("tidemill_batch_rows").labels(spec.name).observe(len(admitted.rows.record))

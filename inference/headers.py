@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from confluent_kafka import Message
@@ -43,6 +43,20 @@ def said(messages: Sequence[Message]) -> dict[int, Said]:
                 meaning = None
         if meaning is not None:
             found[index] = meaning
+    return found
+
+
+def joined(parts: Iterable[tuple[int, Mapping[int, Said]]]) -> dict[int, Said]:
+    """What is said of records that follow each other: for each part their number, and what is said of them.
+
+    >>> joined([(10, {}), (5, {2: Said("msgpack")})])
+    {12: Said(format='msgpack', content_type='', request_id='', traceparent='')}
+    """
+    found: dict[int, Said] = {}
+    start = 0
+    for records, said_of in parts:
+        found |= {start + index: one for index, one in said_of.items()}
+        start += records
     return found
 
 

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from confluent_kafka import Message
 
 from inference.decode import Decoder
-from inference.headers import said
+from inference.headers import Said, joined, said
 from inference.progress import Assignment, Progress, Slice
 from inference.router import Route
 from schemas.formats import arrow_rows_limit, request_rows
@@ -31,6 +31,8 @@ class Fragment:
     assignment: Assignment
     messages: list[Message]
     sizes_bytes: list[int]
+    said: dict[int, Said] = field(default_factory=dict)
+    """Index → what a record's headers say (`headers.said`)."""
     counts: list[int] | None = None
     """Rows of each record; None if each is one."""
 
@@ -41,14 +43,25 @@ class Fragment:
 
     def split(self, records: int) -> Fragment:
         """Cut off the first `records` records."""
-        counts, rest = (None, None) if self.counts is None else (self.counts[:records], self.counts[records:])
-        first = Fragment(self.assignment, self.messages[:records], self.sizes_bytes[:records], counts)
-        self.messages, self.sizes_bytes, self.counts = (
-            self.messages[records:],
-            self.sizes_bytes[records:],
-            rest,
-        )
+        said = {index: one for index, one in self.said.items() if index < records}
+        counts = None if self.counts is None else self.counts[:records]
+        first = Fragment(self.assignment, self.messages[:records], self.sizes_bytes[:records], said, counts)
+        self.messages, self.sizes_bytes = self.messages[records:], self.sizes_bytes[records:]
+        self.said = {index - records: one for index, one in self.said.items() if index >= records}
+        if self.counts is not None:
+            self.counts = self.counts[records:]
         return first
+
+
+class Taken(NamedTuple):
+    """Consecutive records of one partition, in a micro-batch."""
+
+    piece: Slice
+    messages: list[Message]
+    said: dict[int, Said]
+    """Index in `messages` → what the headers say."""
+    largest_bytes: int
+    """Of the values."""
 
 
 class Model:
@@ -76,7 +89,8 @@ class Model:
         """Records to be served."""
         if not self._inbox:
             self._oldest_sec = asyncio.get_running_loop().time()
-        fragment.counts = _counts(fragment.messages, arrow_rows_limit(self.spec))
+        fragment.said = said(fragment.messages)
+        fragment.counts = _counts(fragment, arrow_rows_limit(self.spec))
         self._inbox.append(fragment)
         self._rows += fragment.rows
         self.waiting.set()
@@ -98,15 +112,18 @@ class Model:
         if self._inbox:
             self._filled.set()
 
-    def take(self, progress: Progress) -> list[tuple[Slice, list[Message]]]:
+    def take(self, progress: Progress) -> list[Taken]:
         """The next micro-batch, begun in `progress`: at most `max_batch_rows` rows or one record, [] if none wait.
 
         While the workers are busy records gather here, so that batches grow with the load.
         """
-        room_rows, room_bytes = self.spec.serve.max_batch_rows, BATCH_BYTES
+        limit_rows = self.spec.serve.max_batch_rows
+        room_rows, room_bytes = limit_rows, BATCH_BYTES
         gathered: dict[Assignment, list[Fragment]] = {}
         while room_rows > 0 and room_bytes > 0 and self._inbox:
             fragment = self._inbox[0]
+            if room_rows <= limit_rows // 2 and fragment.assignment not in gathered:
+                break  # to sort the answers of two partitions apart costs more than it saves
             records = _fitting(fragment, room_rows, room_bytes)
             if records == 0 and gathered:
                 break
@@ -123,15 +140,19 @@ class Model:
             self.waiting.clear()
         if self._rows < self.spec.serve.max_batch_rows:
             self._filled.clear()
-        batch = [_slice(assignment, fragments) for assignment, fragments in gathered.items()]
-        return [(piece, messages) for piece, messages in batch if progress.begin(piece)]
+        batch = [_taken(assignment, fragments) for assignment, fragments in gathered.items()]
+        return [taken for taken in batch if progress.begin(taken.piece)]
 
 
-def _counts(messages: list[Message], limit_rows: int) -> list[int] | None:
-    counts = [1] * len(messages)
-    for index, meaning in said(messages).items():
-        counts[index] = request_rows(messages[index].value(), meaning.content_type, limit_rows)
-    return counts if any(count != 1 for count in counts) else None
+def _counts(fragment: Fragment, limit_rows: int) -> list[int] | None:
+    """Rows of each record, None if each is one. Only headers can say that a record is more."""
+    counts = {
+        index: request_rows(fragment.messages[index].value(), meaning.content_type, limit_rows)
+        for index, meaning in fragment.said.items()
+    }
+    if all(count == 1 for count in counts.values()):
+        return None
+    return [counts.get(index, 1) for index in range(len(fragment.messages))]
 
 
 def _fitting(fragment: Fragment, room_rows: int, room_bytes: int) -> int:
@@ -143,17 +164,18 @@ def _fitting(fragment: Fragment, room_rows: int, room_bytes: int) -> int:
     return records if size_bytes <= room_bytes else records * room_bytes // size_bytes
 
 
-def _slice(assignment: Assignment, fragments: list[Fragment]) -> tuple[Slice, list[Message]]:
-    messages = fragments[0].messages
+def _taken(assignment: Assignment, fragments: list[Fragment]) -> Taken:
+    messages, said = fragments[0].messages, fragments[0].said
     if len(fragments) > 1:
         messages = [message for fragment in fragments for message in fragment.messages]
+        said = joined((len(fragment.messages), fragment.said) for fragment in fragments)
     piece = Slice(
         assignment,
         first_offset=_offset(messages[0]), next_offset=_offset(messages[-1]) + 1,
         records=len(messages), rows=sum(fragment.rows for fragment in fragments),
         size_bytes=sum(sum(fragment.sizes_bytes) for fragment in fragments), first_ms=messages[0].timestamp()[1],
     )  # fmt: skip
-    return piece, messages
+    return Taken(piece, messages, said, max(max(fragment.sizes_bytes) for fragment in fragments))
 
 
 def _offset(message: Message) -> int:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from inference.admit import admit
 from inference.emit import ARROW_HEADERS, row_ids
 from inference.gateway import first_cause
+from inference.headers import said
 from inference.infer import Inference
 from inference.model import Model
 from inference.observe import observation_rows, observation_values
@@ -168,7 +169,7 @@ class _Run:
     async def _observe(self, messages: list[Message]) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
         """What the gateway would observe, had this version been the only one, and the row that each observation is of."""
         model = self._model
-        admitted = admit(model.spec, messages)
+        admitted = admit(model.spec, messages, said(messages), max(map(len, messages)))
         decoded = model.decoder.decode_all(admitted)
         everything = np.arange(len(decoded.accepted))
         shares = [Share(self._served, everything, 1.0)] if len(everything) else []

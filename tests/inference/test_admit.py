@@ -3,6 +3,7 @@
 from confluent_kafka import Message
 
 from inference.admit import KEY_BYTES, admit
+from inference.headers import said
 from schemas.spec import decode_spec
 
 SPEC = decode_spec(
@@ -18,7 +19,8 @@ def record(offset: int, key: bytes | None) -> Message:
 
 
 def test_a_key_too_long_to_be_copied_is_refused_and_goes_no_further() -> None:
-    admitted = admit(SPEC, [record(0, b"a"), record(1, bytes(KEY_BYTES + 1)), record(2, None)])
+    messages = [record(0, b"a"), record(1, bytes(KEY_BYTES + 1)), record(2, None)]
+    admitted = admit(SPEC, messages, said(messages), largest_bytes=7)
     assert {index: (r.reason, r.field) for index, r in admitted.rejections.items()} == {
         1: ("oversized", "key")
     }

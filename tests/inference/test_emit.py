@@ -15,9 +15,10 @@ from confluent_kafka import Message
 from features.columns import Columns
 from inference.admit import admit
 from inference.emit import emit
+from inference.headers import said
 from inference.infer import Answer
-from inference.model import Fragment, Model
-from inference.progress import Assignment, Output, Progress, Slice
+from inference.model import Fragment, Model, Taken
+from inference.progress import Assignment, Output, Progress
 from inference.router import ServedArm, Share
 from inference.versions import Version
 from schemas.arrow import decode_batch, encode_batch
@@ -47,13 +48,13 @@ def rows(*x: float | None) -> bytes:
     return encode_batch(pa.record_batch({"x": pa.array(x, pa.float32())}))
 
 
-def taken(messages: list[Message], model: Model) -> tuple[Progress, list[list[tuple[Slice, list[Message]]]]]:
+def taken(messages: list[Message], model: Model) -> tuple[Progress, list[list[Taken]]]:
     """The micro-batches that a model makes of the records of one partition."""
     progress = Progress()
     assignment = Assignment("requests.toy", 0, TOPIC_ID, 0, 0)
     progress.assign(assignment)
 
-    async def main() -> list[list[tuple[Slice, list[Message]]]]:
+    async def main() -> list[list[Taken]]:
         model.put(Fragment(assignment, messages, list(map(len, messages))))
         found = []
         while batch := model.take(progress):
@@ -63,10 +64,10 @@ def taken(messages: list[Message], model: Model) -> tuple[Progress, list[list[tu
     return progress, asyncio.run(main())
 
 
-def emitted(batch: list[tuple[Slice, list[Message]]], model: Model) -> tuple[Output, list[dict[str, Any]]]:
+def emitted(batch: list[Taken], model: Model) -> tuple[Output, list[dict[str, Any]]]:
     """The output of a micro-batch that is one slice, whose rows a version answered with (1 - x/100, x/100); its observations."""
-    ((piece, messages),) = batch
-    admitted = admit(SPEC, messages)
+    ((piece, messages, _, _),) = batch
+    admitted = admit(SPEC, messages, said(messages), max(map(len, messages)))
     decoded = model.decoder.decode_all(admitted)
     share_of_yes = decoded.columns.numbers[:, 0] / np.float32(100)
     scores = np.stack([1 - share_of_yes, share_of_yes], axis=1)
@@ -94,7 +95,7 @@ def test_micro_batches_are_cut_by_rows_and_never_inside_a_record() -> None:
     ]  # fmt: skip
     _, batches = taken(messages, model)
     cut = [
-        [(piece.first_offset, piece.next_offset, piece.records, piece.rows) for piece, _ in batch]
+        [(piece.first_offset, piece.next_offset, piece.records, piece.rows) for piece, *_ in batch]
         for batch in batches
     ]
     assert cut == [[(0, 2, 2, 6)], [(2, 3, 1, 3)], [(3, 4, 1, 30)], [(4, 6, 2, 2)]]

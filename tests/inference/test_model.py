@@ -40,7 +40,7 @@ def test_a_lone_row_goes_at_once_and_the_next_waits_until_it_is_committed_or_the
 
         arrive(model, progress, mine, 1)
         await asyncio.wait_for(model.fill(progress), 5)
-        ((lone, _),) = model.take(progress)
+        ((lone, *_),) = model.take(progress)
 
         arrive(model, progress, mine, 1)
         waiting = asyncio.create_task(model.fill(progress))
@@ -50,7 +50,7 @@ def test_a_lone_row_goes_at_once_and_the_next_waits_until_it_is_committed_or_the
         progress.confirm([lone])
         model.go()
         await asyncio.wait_for(waiting, 5)
-        ((second, _),) = model.take(progress)
+        ((second, *_),) = model.take(progress)
 
         arrive(model, progress, mine, 2)
         waiting = asyncio.create_task(model.fill(progress))
@@ -59,7 +59,7 @@ def test_a_lone_row_goes_at_once_and_the_next_waits_until_it_is_committed_or_the
         assert not waiting.done()
         arrive(model, progress, mine, 1)
         await asyncio.wait_for(waiting, 5)
-        ((full, _),) = model.take(progress)
+        ((full, *_),) = model.take(progress)
         assert [piece.rows for piece in (lone, second, full)] == [1, 1, 3]
 
     asyncio.run(scenario())
