@@ -201,13 +201,3 @@ def final_numbers(case: Ints) -> Ints:
     """The feedback that holds in the end: of the highest event time."""
     newest = np.array([max(said, key=lambda one: one.at).number for said in CASES] + [0])
     return newest[case]
-
-
-def last_revisions(case: Ints) -> Ints:
-    """The highest revision that there may be: repeats make none, and neither does what speaks of an earlier time than what came before."""
-    return np.array([_newer(said) - 1 for said in CASES] + [0])[case]
-
-
-def _newer(said: tuple[Said, ...]) -> int:
-    """How many of `said` speak of a later time than all before them."""
-    return sum(one.at > max((before.at for before in said[:n]), default=-1) for n, one in enumerate(said))

@@ -16,7 +16,7 @@ from benchmarks.faults.account import Account
 from benchmarks.faults.load import Ledger
 from benchmarks.faults.sent import Sent, sent_to
 from benchmarks.faults.truth import Linear, Truth, differs
-from schemas.arrow import encode_batch
+from schemas.arrow import MS, encode_batch
 
 SEED, SENT, PARTITION = 5, 2000, 1
 NO_READER = cast(Consumer, None)
@@ -231,11 +231,19 @@ def test_a_repeated_copy_is_noticed(sent: Sent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("revisions", "newest", "mismatch"),
-    [([0, 1, 2], 2, 0), ([0, 0, 1], 1, 2), ([0, 2], 2, 1), ([1, 0], 1, 3), ([0, 1], 0, 1)],
+    ("revisions", "at_ms", "newest", "mismatch"),
+    [
+        ([0, 1, 2], [7, 8, 9], 2, 0),
+        ([0, 0, 1], [7, 8, 9], 1, 2),
+        ([0, 2], [7, 8], 2, 1),
+        ([1, 0], [7, 8], 1, 3),
+        ([0, 1], [7, 8], 0, 1),
+        ([0, 1], [8, 7], 1, 1),
+        ([0, 1], [8, 8], 1, 1),
+    ],
 )
 def test_a_broken_chain_of_revisions_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, revisions: list[int], newest: int, mismatch: int
+    monkeypatch: pytest.MonkeyPatch, revisions: list[int], at_ms: list[int], newest: int, mismatch: int
 ) -> None:
     batch = pa.record_batch(
         {
@@ -243,6 +251,7 @@ def test_a_broken_chain_of_revisions_is_noticed(
             "feedback_id": ["3-0"] * len(revisions),
             "role": ["live"] * len(revisions),
             "revision": pa.array(revisions, pa.uint32()),
+            "labeled_at": pa.array(at_ms, MS),
         }
     )
 

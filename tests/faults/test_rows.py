@@ -4,7 +4,6 @@ import msgspec
 import numpy as np
 
 from benchmarks.faults import rows
-from benchmarks.faults.rows import Said
 from inference.decode import Decoder
 from schemas.errors import Rejection
 from schemas.feedback import decode_feedback
@@ -57,19 +56,6 @@ def test_the_feedback_that_holds_is_the_newest_of_its_case() -> None:
         newest = max(rows.CASES[case], key=lambda said: said.at)
         assert newest.number == number
     assert set(rows.cases(SEED, ROWS).tolist()) == {rows.NO_CASE, *range(len(rows.CASES))}
-
-
-def test_repeats_and_labels_of_an_earlier_time_make_no_revision() -> None:
-    case_of = {said: n for n, said in enumerate(rows.CASES)}
-    revised, ignored, repeated = (
-        case_of[said]
-        for said in (
-            (Said(0, late=False), Said(1, late=True, at=1)),
-            (Said(1, late=False, at=1), Said(0, late=True)),
-            (Said(0, late=False), Said(0, late=True)),
-        )
-    )
-    assert rows.last_revisions(np.array([revised, ignored, repeated, rows.NO_CASE])).tolist() == [1, 0, 0, 0]
 
 
 def test_features_are_those_that_are_sent() -> None:
