@@ -7,13 +7,14 @@ import logging
 import os
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any, Final
 
 from runtime.clock import now_ms
+from runtime.positions import Place
 from runtime.service import CRASHED, FENCED, Health, Stop, run
 from runtime.settings import Settings
+from runtime.stalls import StallDetector
 from runtime.telemetry import gauge
 from schemas.errors import Fenced
 from schemas.topics import PARTIALS
@@ -22,7 +23,6 @@ from streams.worker.measure import Measure
 from streams.worker.merge import Merge
 from streams.worker.models import Models
 from streams.worker.state import Processor
-from streams.worker.watchdog import Place, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +59,17 @@ async def _serve(settings: Settings, health: Health, stop: Stop, data_dir: Path)
         return Measure(models, topic, partition)
 
     worker = Worker(settings, make, stop, data_dir)
-    watchdog = Watchdog(settings, GROUP, time.monotonic)
+    detector = StallDetector(settings, GROUP)
     try:
         await worker.start()
-        await _watch(worker, watchdog, health, stop)
+        await _watch(worker, detector, health, stop)
     except Exception as error:
         _end_soon(error)
         raise
     finally:
         health.set_ready(False)
         await worker.close()
-        watchdog.close()
+        detector.close()
 
 
 def _end_soon(error: Exception) -> None:
@@ -84,7 +84,7 @@ def _end_soon(error: Exception) -> None:
     timer.start()
 
 
-async def _watch(worker: Worker, watchdog: Watchdog, health: Health, stop: Stop) -> None:
+async def _watch(worker: Worker, detector: StallDetector, health: Health, stop: Stop) -> None:
     """Report and look after the worker until it is told to stop or fails."""
     shown: set[Place] = set()
     while not stop.is_set():
@@ -95,7 +95,7 @@ async def _watch(worker: Worker, watchdog: Watchdog, health: Health, stop: Stop)
             place: worker.sources[place].next_offset if place in worker.sources else None
             for place in worker.assigned
         }
-        stages = await asyncio.to_thread(watchdog.look, positions)
+        stages = await asyncio.to_thread(detector.look, positions)
         for place, stage in stages.items():
             health.stage(_stage_name(place), stage)
             gauge("tidemill_lag_records").labels(
