@@ -8,14 +8,13 @@ It believes nothing that the stages say of themselves but how far they have come
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import KafkaException
 
 from control.bijection import (
     Fault,
@@ -42,7 +41,7 @@ from control.evidence import (
     shadow_routes,
     sink_caught_up,
 )
-from runtime.kafka import consumer
+from runtime.reader import TopicReader
 from runtime.settings import Settings
 from schemas.errors import Outage, UnknownModel
 from schemas.spec import ModelSpec, load_specs
@@ -128,8 +127,7 @@ def audit(settings: Settings, models: list[str] | None = None, wait_sec: float =
                 f"no model {name!r}: expected one of {', '.join(known) or 'none, there is no spec'}"
             )
     client = connect(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password)
-    overrides: dict[str, Any] = {"enable.partition.eof": True}
-    reader = consumer(settings, f"audit-{uuid.uuid4()}", **overrides)
+    reader = TopicReader(settings, "audit")
     try:
         deadline = started + wait_sec
         accounts = [_account(settings, client, reader, known[name], deadline) for name in models or known]
@@ -162,7 +160,7 @@ class _Compared(NamedTuple):
 
 
 def _account(
-    settings: Settings, client: Client, reader: Consumer, spec: ModelSpec, deadline: float
+    settings: Settings, client: Client, reader: TopicReader, spec: ModelSpec, deadline: float
 ) -> ModelAudit:
     model = spec.name
     asked = requests_of(settings, reader, spec)

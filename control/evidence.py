@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from clickhouse_connect.driver.client import Client
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message, TopicPartition
 
 from control.bijection import (
     Ids,
@@ -27,10 +27,12 @@ from control.bijection import (
 from runtime.dead_letters import own_place, redriven_from
 from runtime.headers import pairs, text
 from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.positions import SINK_GROUP, Ends, Place
+from runtime.reader import TopicReader
 from runtime.settings import Settings
 from schemas.arrow import decode_batch
 from schemas.dead_letters import MAX_ATTEMPT, Origin
-from schemas.errors import Outage, Rejection, UnknownModel
+from schemas.errors import Rejection, UnknownModel
 from schemas.events import Arm
 from schemas.formats import arrow_rows_limit, format_of, request_rows
 from schemas.identity import prediction_id, prediction_ids
@@ -40,10 +42,7 @@ from schemas.topics import DEAD_LETTERS, OBSERVATIONS, PREDICTIONS, REDRIVES, RE
 
 T = TypeVar("T")
 GATEWAY_GROUP: Final = "gateway"
-SINK_GROUP: Final = "sink"
 POLL_SEC: Final = 0.1
-READ_TIMEOUT_SEC: Final = 60.0
-_BATCH: Final = 10_000
 
 
 class Asked(NamedTuple):
@@ -61,7 +60,7 @@ class Asked(NamedTuple):
 # ── Kafka ──
 
 
-def requests_of(settings: Settings, reader: Consumer, spec: ModelSpec) -> Asked:
+def requests_of(settings: Settings, reader: TopicReader, spec: ModelSpec) -> Asked:
     """Ids of all committed request rows."""
     topic = REQUESTS.for_model(spec.name)
     topic_id = topic_ids(admin(settings), [topic]).get(topic)
@@ -79,7 +78,7 @@ def requests_of(settings: Settings, reader: Consumer, spec: ModelSpec) -> Asked:
     return _asked(reader, topic, topic_id, spec, lambda message: int(message.timestamp()[1]), ids)
 
 
-def redriven_of(settings: Settings, reader: Consumer, spec: ModelSpec) -> Asked:
+def redriven_of(settings: Settings, reader: TopicReader, spec: ModelSpec) -> Asked:
     """Ids with attempts of all rows of committed redrives: those of the originals, or their own where they do not say what they were."""
     topic, original = REDRIVES.for_model(spec.name), REQUESTS.for_model(spec.name)
     topic_id = topic_ids(admin(settings), [topic]).get(topic)
@@ -107,7 +106,7 @@ def _origin(message: Message, topic_id: uuid.UUID, original: str) -> Origin:
 
 
 def _asked(
-    reader: Consumer,
+    reader: TopicReader,
     topic: str,
     topic_id: uuid.UUID,
     spec: ModelSpec,
@@ -117,11 +116,12 @@ def _asked(
     """All rows of the committed records of `topic`; `ids` makes their ids of a partition's offsets, rows a record, and what `keep` takes
     of each record."""
     limit_rows = arrow_rows_limit(spec)
-    lows = {p: _watermarks(reader, topic, p)[0] for p in _partitions(reader, topic)}
+    places = reader.places(topic)
+    lows = {partition: bounds.first for (_, partition), bounds in reader.bounds(places).items()}
     kept: dict[int, list[T]] = {p: [] for p in lows}
     seen: dict[int, list[int]] = {p: [] for p in lows}
     counted: dict[int, list[int]] = {p: [] for p in lows}
-    for message in _read(reader, topic):
+    for message in reader.whole(places):
         partition = message.partition() or 0
         seen[partition].append(message.offset() or 0)
         kept[partition].append(keep(message))
@@ -181,14 +181,14 @@ def _answers(message: Message) -> tuple[list[str], list[bool], list[int]]:
     return [answer.prediction_id], [answer.rejected is None], [attempt]
 
 
-def predictions_of(reader: Consumer, model: str) -> Predictions:
+def predictions_of(reader: TopicReader, model: str) -> Predictions:
     texts: dict[int, list[str]] = {}
     answered: dict[int, list[bool]] = {}
     attempts: dict[int, list[int]] = {}
-    topic = PREDICTIONS.for_model(model)
-    for partition in _partitions(reader, topic):
+    places = reader.places(PREDICTIONS.for_model(model))
+    for _, partition in places:
         texts[partition], answered[partition], attempts[partition] = [], [], []
-    for message in _read(reader, topic):
+    for message in reader.whole(places):
         ids, flags, tries = _answers(message)
         partition = message.partition() or 0
         texts[partition] += ids
@@ -202,54 +202,11 @@ def predictions_of(reader: Consumer, model: str) -> Predictions:
     )
 
 
-def _read(reader: Consumer, topic: str) -> Iterator[Message]:
-    """Every committed record of `topic`, up to where each partition ends now."""
-    ends = {p: _watermarks(reader, topic, p)[1] for p in _partitions(reader, topic)}
-    unread = {p for p, end in ends.items() if end > 0}
-    reader.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in unread])
-    progressed = time.monotonic()
-    while unread:
-        messages = reader.consume(_BATCH, POLL_SEC)
-        if messages:
-            progressed = time.monotonic()
-        elif time.monotonic() > progressed + READ_TIMEOUT_SEC:
-            raise Outage(f"Kafka: {topic} cannot be read to its end")
-        for message in messages:
-            error = message.error()
-            partition, offset = message.partition() or 0, message.offset() or 0
-            if message.topic() != topic:
-                continue  # the end of the topic read before, told late
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                if error.fatal() or not error.retriable():
-                    raise KafkaException(error)
-                continue
-            if error is not None or offset >= ends[partition] - 1:
-                unread.discard(partition)
-            if error is None and offset < ends[partition]:
-                yield message
-    reader.unassign()
-
-
-def _partitions(reader: Consumer, topic: str) -> list[int]:
-    found = reader.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic]
-    if found.error is not None:
-        raise Outage(f"Kafka: {topic}: {found.error.str()}")
-    return sorted(found.partitions)
-
-
-def _watermarks(reader: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """First offset, and the offset after the last that is decided: the reader asks for committed records."""
-    found = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_SEC)
-    if found is None:
-        raise Outage(f"Kafka: no watermarks of {topic}:{partition}")
-    return int(found[0]), int(found[1])
-
-
 def gateway_passed(settings: Settings, asked: Asked, deadline: float) -> Any:
     """Which requests the gateway has committed, after waiting for all of them."""
     topic = asked.topic
     ends = {(topic, partition): end for partition, (_, end) in asked.spans.items()}
-    committed = _wait_committed(settings, GATEWAY_GROUP, lambda: ends, deadline)
+    committed = _wait_committed(settings, GATEWAY_GROUP, ends, deadline)
     limit = np.zeros(max((p for p in asked.spans), default=0) + 1, dtype=np.int64)
     for (_, partition), offset in committed.items():
         limit[partition] = offset
@@ -257,22 +214,16 @@ def gateway_passed(settings: Settings, asked: Asked, deadline: float) -> Any:
     return requests.offsets < limit[requests.partitions] if len(requests.ids) else np.zeros(0, dtype=bool)
 
 
-def sink_caught_up(settings: Settings, reader: Consumer, deadline: float) -> bool:
+def sink_caught_up(settings: Settings, reader: TopicReader, deadline: float) -> bool:
     """Whether the sink has confirmed all observations and dead letters that are there now."""
-    ends = {
-        (topic, partition): _watermarks(reader, topic, partition)[1]
-        for topic in (OBSERVATIONS.name, DEAD_LETTERS.name)
-        for partition in _partitions(reader, topic)
-    }
-    committed = _wait_committed(settings, SINK_GROUP, lambda: ends, deadline)
+    places = [place for topic in (OBSERVATIONS.name, DEAD_LETTERS.name) for place in reader.places(topic)]
+    ends = {place: bounds.end for place, bounds in reader.bounds(places).items()}
+    committed = _wait_committed(settings, SINK_GROUP, ends, deadline)
     return all(committed[place] >= end for place, end in ends.items())
 
 
-def _wait_committed(
-    settings: Settings, group: str, wanted: Callable[[], dict[tuple[str, int], int]], deadline: float
-) -> dict[tuple[str, int], int]:
-    """The group's offsets, once they have reached `wanted` or the deadline has passed. The group is asked, never joined."""
-    ends = wanted()
+def _wait_committed(settings: Settings, group: str, ends: Ends, deadline: float) -> dict[Place, int]:
+    """The group's offsets, once they have reached `ends` or the deadline has passed. The group is asked, never joined."""
     if not ends:
         return {}
     member = consumer(settings, group)

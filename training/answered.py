@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from typing import Any, Final
+import logging
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.reader import TopicReader
 from runtime.settings import Settings
-from schemas.errors import Outage
 from schemas.topics import CANDIDATES
 
-_TIMEOUT_SEC: Final = 60.0
-_BATCH: Final = 1000
+log = logging.getLogger(__name__)
 
 
 class _Answer(msgspec.Struct):
@@ -31,30 +26,20 @@ def answered(settings: Settings) -> set[str]:
     Raises:
         Outage: the topic could not be read to its end in time.
     """
-    overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
-    client = consumer(settings, f"answered-{uuid.uuid4()}", **overrides)
+    reader = TopicReader(settings, "answered", **{"fetch.wait.max.ms": 10})
+    found: set[str] = set()
     try:
-        topic = client.list_topics(CANDIDATES.name, timeout=REQUEST_TIMEOUT_SEC).topics[CANDIDATES.name]
-        unread = set(topic.partitions)
-        client.assign([TopicPartition(CANDIDATES.name, partition, 0) for partition in unread])
-        found: set[str] = set()
-        deadline = time.monotonic() + _TIMEOUT_SEC
-        while unread:
-            if time.monotonic() > deadline:
-                raise Outage(f"topic {CANDIDATES.name}: not read to its end within {_TIMEOUT_SEC:.0f} s")
-            for message in client.consume(_BATCH, 0.2):
-                error = message.error()
-                if error is None:
-                    answer = msgspec.json.decode(message.value() or b"{}", type=_Answer)
-                    raw = answer.report.get("dedupe_key")
-                    found |= identity(answer.retrain_id, msgspec.json.decode(raw, type=str) if raw else "")
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    unread.discard(message.partition() or 0)
-                else:
-                    raise KafkaException(error)
-        return found
+        for message in reader.whole(reader.places(CANDIDATES.name)):
+            try:
+                answer = msgspec.json.decode(message.value() or b"", type=_Answer)
+                raw = answer.report.get("dedupe_key")
+                found |= identity(answer.retrain_id, msgspec.json.decode(raw, type=str) if raw else "")
+            except msgspec.MsgspecError as error:
+                # Somebody else's: it answers nothing.
+                log.warning("%s at offset %s is no candidate: %s", CANDIDATES.name, message.offset(), error)
     finally:
-        client.close()
+        reader.close()
+    return found
 
 
 def identity(retrain_id: str, dedupe_key: str) -> set[str]:

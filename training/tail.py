@@ -6,18 +6,18 @@ after the beginning, and this together miss nothing. Features are a cache: one t
 
 from __future__ import annotations
 
-import logging
 import time
-import uuid
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from features.columns import Columns
 from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.positions import SINK_GROUP, Place
+from runtime.reader import TopicReader
 from runtime.settings import Settings
 from schemas.arrow import decode_batch
 from schemas.errors import Outage
@@ -26,20 +26,17 @@ from schemas.topics import OBSERVATIONS, OUTCOMES
 from training.chunks import Chunks
 from training.joined import Joined, joined
 
-log = logging.getLogger(__name__)
-
-SINK_GROUP: Final = "sink"
 FEATURE_ROWS: Final = 200_000
 FEATURE_BYTES: Final = 64 * 1024 * 1024
 """Of one model's two generations together."""
 OUTCOME_ROWS: Final = 100_000
 """Of a model that nobody asks for: more, and it is no longer followed."""
 READ_WITHIN_SEC: Final = 1.0
+STANDING_READS: Final = 3
+"""So often in a row a partition may not move although there is more: then the client will not come further."""
 _RECORDS: Final = 200
 _WAIT_SEC: Final = 0.01
 _OUTCOME_COLUMNS: Final = ("prediction_id", "revision", "truth", "truth_value", "label", "loss")
-
-_Place = tuple[str, int]
 
 
 class Tail:
@@ -48,11 +45,9 @@ class Tail:
     def __init__(self, settings: Settings) -> None:
         # Only asks for the group's offsets: it never subscribes, so it is no member.
         self._sink: Consumer = consumer(settings, SINK_GROUP)
-        # The end of a partition may be the marker of a transaction, which is never delivered.
-        overrides: dict[str, Any] = {"enable.partition.eof": True, "queued.max.messages.kbytes": 16 * 1024}
-        self._reader: Consumer = consumer(settings, f"training-tail-{uuid.uuid4()}", **overrides)
-        self._read: dict[_Place, int] = {}
-        """Offset up to which each partition was read, markers included."""
+        self._reader = TopicReader(settings, "training-tail", **{"queued.max.messages.kbytes": 16 * 1024})
+        self._standing: dict[Place, int] = {}
+        """Reads in which a partition has not moved, though it ends further on."""
         self._models: dict[str, _Model] = {}
 
     def follow(self, spec: ModelSpec) -> None:
@@ -63,26 +58,23 @@ class Tail:
         Raises:
             Outage: the broker does not answer.
         """
+        places = [
+            place for topic in (OUTCOMES.name, OBSERVATIONS.name) for place in self._reader.places(topic)
+        ]
         try:
-            places = [
-                TopicPartition(topic, partition)
-                for topic in (OUTCOMES.name, OBSERVATIONS.name)
-                for partition in self._sink.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC)
-                .topics[topic]
-                .partitions
-            ]
-            confirmed = self._sink.committed(places, timeout=REQUEST_TIMEOUT_SEC)
+            confirmed = self._sink.committed(
+                [TopicPartition(*place) for place in places], timeout=REQUEST_TIMEOUT_SEC
+            )
         except KafkaException as error:
             raise Outage(f"Kafka does not tell how far the sink is: {error.args[0].str()}") from error
+        starts = {}
         for place in confirmed:
             if place.error is not None:
                 raise Outage(f"Kafka does not tell how far the sink is: {place.error.str()}")
-            place.offset = max(place.offset, 0) or OFFSET_BEGINNING
+            starts[place.topic, place.partition] = max(place.offset, 0)
         self._models[spec.name] = _Model(spec)
-        self._read = {(place.topic, place.partition): max(place.offset, 0) for place in confirmed}
-        self._reader.assign(
-            [TopicPartition(place.topic, place.partition, place.offset) for place in confirmed]
-        )
+        self._standing.clear()
+        self._reader.begin(starts)
 
     def follows(self, spec: ModelSpec) -> bool:
         """Whether nothing that concerns `spec` was passed over since `follow`."""
@@ -91,33 +83,31 @@ class Tail:
 
     def read(self) -> None:
         """Take over what there is, without waiting."""
-        while self._models and (messages := self._reader.consume(_RECORDS, 0.0)):
+        while self._models and (messages := self._reader.take(_RECORDS)):
             self._take(messages)
 
     def read_to_end(self) -> None:
         """Take over everything that was committed before this call; what a slow broker has not given in time comes with the next.
 
         Raises:
-            Outage: the broker does not answer.
+            Outage: the broker does not answer, or gives nothing time after time.
         """
         self.read()
-        try:
-            ends = {
-                place: self._reader.get_watermark_offsets(
-                    TopicPartition(*place), timeout=REQUEST_TIMEOUT_SEC
-                )[1]
-                for place in self._read
-            }
-        except KafkaException as error:
-            raise Outage(f"Kafka does not tell where its topics end: {error.args[0].str()}") from error
+        ends = {place: bounds.end for place, bounds in self._reader.bounds(self._reader.positions).items()}
+        before = dict(self._reader.positions)
         deadline = time.monotonic() + READ_WITHIN_SEC
-        while any(self._read[place] < end for place, end in ends.items()):
-            if time.monotonic() > deadline:
-                log.warning("outcomes and observations not read to their ends within %.0f s", READ_WITHIN_SEC)
-                return
-            first = self._reader.poll(_WAIT_SEC)
-            if first is not None:
-                self._take([first, *self._reader.consume(_RECORDS, 0.0)])
+        while (behind := self._reader.behind(ends)) and time.monotonic() < deadline:
+            self._take(self._reader.take(_RECORDS, _WAIT_SEC))
+        self._standing = {
+            place: self._standing.get(place, 0) + 1
+            for place in behind
+            if self._reader.positions[place] == before[place]
+        }
+        for place, reads in self._standing.items():
+            if reads >= STANDING_READS:
+                raise Outage(
+                    f"Kafka: {place[0]}:{place[1]} gives nothing from offset {before[place]} on, and ends at {ends[place]}"
+                )
 
     def outcomes(self, spec: ModelSpec) -> list[Joined]:
         """What was joined since this was asked last."""
@@ -136,15 +126,7 @@ class Tail:
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
-            error = message.error()
-            place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
-            if error is None:
-                self._add(place[0], decode_batch(message.value() or b""))
-                self._read[place] = offset + 1
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._read[place] = max(offset, self._read.get(place, 0))
-            elif error.fatal() or not error.retriable():
-                raise KafkaException(error)
+            self._add(message.topic() or "", decode_batch(message.value() or b""))
 
     def _add(self, topic: str, batch: pa.RecordBatch) -> None:
         live = pc.equal(batch.column("role"), "live")

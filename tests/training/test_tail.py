@@ -18,6 +18,7 @@ from runtime.kafka import consumer
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
 from schemas.arrow import OBSERVATIONS, OUTCOMES, encode_batch
+from schemas.errors import Outage
 from schemas.spec import ModelSpec
 from tests.training.toys import SPEC, rows, write_model
 from tests.training.warehouse import START_MS, Warehouse, at, labelled
@@ -183,6 +184,23 @@ def test_a_model_that_nobody_asked_for_is_let_go_and_taken_up_again(
     assert not tail.follows(spec)
     stream.sink_is_here()
     assert labelled(history, 60_000) == dict.fromkeys(range(4), 1)
+
+
+def test_a_partition_that_gives_nothing_time_after_time_is_an_outage(
+    stream: Stream, warehouse: Warehouse, tail: Tail, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(warehouse.client, spec, tail)
+    assert labelled(history, 10_000) == {}
+    monkeypatch.setattr(tail_module, "READ_WITHIN_SEC", 0.05)
+    stream.observe(1, sink=False)
+    with monkeypatch.context() as stalled:
+        stalled.setattr(tail._reader, "take", lambda *_: [])
+        for _ in range(tail_module.STANDING_READS - 1):
+            tail.read_to_end()
+        with pytest.raises(Outage, match="observations"):
+            tail.read_to_end()
+    monkeypatch.setattr(tail_module, "READ_WITHIN_SEC", 10.0)
+    tail.read_to_end()
 
 
 def test_an_update_draws_the_same_rows_through_kafka_and_from_clickhouse(
