@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+from confluent_kafka import KafkaException, Message
 
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import read_origin, split
 from runtime.headers import Headers, pairs
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.kafka import admin, topic_ids
+from runtime.reader import TopicReader
 from runtime.settings import Settings
 from schemas import dead_letters as names
 from schemas.dead_letters import DEAD_LETTER_HEADERS, Origin
@@ -37,9 +30,6 @@ from schemas.topics import (
     Topic,
 )
 
-READ_TIMEOUT_SEC: Final = 60.0
-_POLL_SEC: Final = 0.1
-_BATCH: Final = 1000
 _REDRIVES: Final[tuple[tuple[Topic, Topic], ...]] = ((REQUESTS, REDRIVES), (FEEDBACK, FEEDBACK_REDRIVES))
 
 
@@ -145,8 +135,6 @@ def decisions(settings: Settings) -> dict[str, str]:
         topic = CompactedTopic(settings, DEAD_LETTER_DECISIONS.name)
     except KafkaException as error:
         raise Outage(f"Kafka: {error.args[0].str()}") from error
-    except KeyError:
-        raise Outage(f"Kafka has no topic {DEAD_LETTER_DECISIONS.name} (yet)") from None
     topic.close()
     return {
         key.decode(): msgspec.json.decode(value, type=DeadLetterDecision).action
@@ -156,52 +144,20 @@ def decisions(settings: Settings) -> dict[str, str]:
 
 def _read(settings: Settings, decided: dict[str, str]) -> Iterator[DeadLetter]:
     """All committed dead letters up to the topic's present end; what others wrote there, without our headers, is passed over."""
-    overrides: dict[str, Any] = {"enable.partition.eof": True}
-    reader = consumer(settings, f"dead-letters-{uuid.uuid4()}", **overrides)
+    reader = TopicReader(settings, "dead-letters")
     try:
         topic_id = topic_ids(admin(settings), [DEAD_LETTERS.name]).get(DEAD_LETTERS.name)
         if topic_id is None:
             raise Outage(f"Kafka has no topic {DEAD_LETTERS.name} (yet)")
-        for message in _messages(reader):
-            letter = read_letter(message, topic_id)
-            if letter is not None:
-                yield msgspec.structs.replace(letter, status=decided.get(letter.decision_id, "open"))
+        for place in reader.places(DEAD_LETTERS.name):
+            for message in reader.whole([place]):
+                letter = read_letter(message, topic_id)
+                if letter is not None:
+                    yield msgspec.structs.replace(letter, status=decided.get(letter.decision_id, "open"))
     except KafkaException as error:
         raise Outage(f"Kafka: {error.args[0].str()}") from error
     finally:
         reader.close()
-
-
-def _messages(reader: Consumer) -> Iterator[Message]:
-    partitions = (
-        reader.list_topics(DEAD_LETTERS.name, timeout=REQUEST_TIMEOUT_SEC)
-        .topics[DEAD_LETTERS.name]
-        .partitions
-    )
-    for partition in sorted(partitions):
-        place = TopicPartition(DEAD_LETTERS.name, partition, OFFSET_BEGINNING)
-        _, end = reader.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SEC)
-        reader.assign([place])
-        progressed = time.monotonic()
-        position = 0
-        while position < end:
-            found = reader.consume(_BATCH, _POLL_SEC)
-            if found:
-                progressed = time.monotonic()
-            elif time.monotonic() > progressed + READ_TIMEOUT_SEC:
-                raise Outage(f"Kafka: {DEAD_LETTERS.name}:{partition} cannot be read to its end")
-            for message in found:
-                if message.partition() != partition:
-                    continue  # the end of the partition read before, told late
-                error, offset = message.error(), message.offset() or 0
-                if error is None:
-                    position = offset + 1
-                    if offset < end:
-                        yield message
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    position = max(position, offset)
-                elif error.fatal() or not error.retriable():
-                    raise KafkaException(error)
 
 
 def read_letter(message: Message, topic_id: uuid.UUID) -> DeadLetter | None:

@@ -8,33 +8,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 from uuid import UUID
 
 import msgspec
-import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
 from schemas.errors import Rejection
 from schemas.spec import ModelSpec
 from streams.labels.lookup import find
 from streams.labels.observed import Observed
-from streams.labels.outcomes import outcome_batch
+from streams.labels.outcomes import outcome_batch, outcome_values
 from streams.labels.recent import Recent
 from streams.labels.record import Label, Received, decode
 from streams.labels.revisions import Accepted, Known, decide
 from streams.labels.waiting import Entry, Name, Waiting, name_of, state_key
-
-ROWS_PER_RECORD: Final = 4096
-"""So that an outcome record stays well below the topic's 8 MiB."""
 
 
 @dataclass
 class Output:
     """What one transaction writes, and what is true once it is committed."""
 
-    outcomes: list[tuple[str, pa.RecordBatch]] = field(default_factory=list)
-    """(key, batch): the key is the feedback's `topic:partition`."""
+    outcomes: list[tuple[str, bytes]] = field(default_factory=list)
+    """Key and value: the key is the feedback's `topic:partition`."""
     letters: list[tuple[Received, Rejection]] = field(default_factory=list)
     state: dict[bytes, Received | None] = field(default_factory=dict)
     """State key → what waits from now on, None for what no longer does."""
@@ -142,10 +137,7 @@ def _join(
     _count(accepted, len(joined), spec, output)
     for source, part in _by_source(accepted).items():
         batch = outcome_batch(part, found.predictions, spec, stage.topic_ids[topic], now_ms)
-        output.outcomes += [
-            (source, batch.slice(start, ROWS_PER_RECORD))
-            for start in range(0, batch.num_rows, ROWS_PER_RECORD)
-        ]
+        output.outcomes += [(source, value) for value in outcome_values(batch)]
 
 
 def _still_missing(label: Label, entry: Entry, spec: ModelSpec, now_ms: int, output: Output) -> None:

@@ -65,6 +65,8 @@ class _Rows:
         self._by_request: dict[str, int] = {}
         self._same_request: dict[int, int] = {}
         """Row → an earlier row with the same request id."""
+        self._same_id: dict[int, int] = {}
+        """Row → an earlier one of the same prediction: its arms may have been too large for one record."""
         self.labelled: set[int] = set()
         """Halves of the ids that have a label."""
 
@@ -72,6 +74,9 @@ class _Rows:
         firsts = np.flatnonzero(np.append(True, halves[1:] != halves[:-1]))
         ids = halves[firsts].tolist()
         numbers = (firsts + self._next).tolist()
+        self._same_id |= {
+            number: self._by_id[key] for key, number in zip(ids, numbers, strict=True) if key in self._by_id
+        }
         self._by_id.update(zip(ids, numbers, strict=True))
         requests = rows.column("request_id").take(pa.array(firsts)).to_pylist()
         for request_id, number in zip(requests, numbers, strict=True):
@@ -108,18 +113,19 @@ class _Rows:
 
     def take(self, ids: Iterable[str]) -> list[pa.RecordBatch]:
         """All arms of those of `ids` that are here."""
-        wanted: dict[int, tuple[pa.RecordBatch, list[int]]] = {}
+        wanted: dict[int, tuple[pa.RecordBatch, dict[int, None]]] = {}
         for prediction_id in ids:
             key = half(prediction_id)
             number = self._by_id.get(key)
-            if number is None:
-                continue
-            piece, row = self._place(number)
-            rows = wanted.setdefault(piece.start, (piece.rows, []))[1]
-            while row < len(piece.halves) and piece.halves[row] == key:
-                rows.append(row)
-                row += 1
-        return [batch.take(pa.array(rows)) for batch, rows in wanted.values()]
+            while number is not None:
+                piece, row = self._place(number)
+                # Once each: what came in two records may have been merged, and be neighbours now.
+                rows = wanted.setdefault(piece.start, (piece.rows, {}))[1]
+                while row < len(piece.halves) and piece.halves[row] == key:
+                    rows[row] = None
+                    row += 1
+                number = self._same_id.get(number)
+        return [batch.take(pa.array(list(rows))) for batch, rows in wanted.values()]
 
     def __contains__(self, key: object) -> bool:
         return key in self._by_id

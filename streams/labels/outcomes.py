@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
@@ -11,13 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.arrow import OUTCOMES
+from schemas.arrow import OUTCOMES, encode_batch
 from schemas.identity import name_id
 from schemas.spec import ModelSpec
+from schemas.topics import OBSERVATION_BYTES
 from streams.labels.losses import Losses, classification, regression
 from streams.labels.revisions import Accepted
 
 Indices = NDArray[np.int64]
+RECORD_LIMIT_BYTES: Final = OBSERVATION_BYTES - 64 * 1024
+"""Leaves room for key, headers and framing in what the topic takes."""
 
 
 def outcome_batch(
@@ -29,7 +32,7 @@ def outcome_batch(
 ) -> pa.RecordBatch:
     """Outcomes in order of `accepted`, one row an arm.
 
-    `predictions` is sorted by id (`warehouse.lookups.predictions`), holds every accepted prediction, and all its scores have the
+    `predictions` has the arms of a prediction side by side, holds every accepted prediction, and all its scores have the
     spec's width. `topic_id` is the feedback topic's.
     """
     which, rows = _pairs([each.prediction_id for each in accepted], predictions["id"])
@@ -75,6 +78,23 @@ def outcome_batch(
     return pa.record_batch(
         [_column(columns.get(field.name, None), arms, field) for field in OUTCOMES], schema=OUTCOMES
     )
+
+
+def outcome_values(batch: pa.RecordBatch, limit_bytes: int = RECORD_LIMIT_BYTES) -> list[bytes]:
+    """One Kafka value, or as many as it takes to keep each below `limit_bytes`; `batch` as `outcome_batch` made it of one partition.
+
+    What came of one label stays together: whoever compares the arms of a prediction sees all of them in one record.
+    """
+    if not batch.num_rows:
+        return []
+    value = encode_batch(batch)
+    offsets = batch.column("feedback_offset").to_numpy()
+    begins = np.flatnonzero(offsets[1:] != offsets[:-1]) + 1
+    if len(value) <= limit_bytes or not len(begins):
+        return [value]
+    middle = int(begins[len(begins) // 2])
+    parts = batch.slice(0, middle), batch.slice(middle)
+    return [value for part in parts for value in outcome_values(part, limit_bytes)]
 
 
 def _column(given: Any, arms: pa.Table, field: pa.Field) -> pa.Array:

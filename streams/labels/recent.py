@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from streams.labels.progress import Ends
+from runtime.positions import Ends
 from streams.labels.revisions import Known
 
 

@@ -21,31 +21,33 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Final
 
 from clickhouse_connect.driver.client import Client
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, callback, committed_or_start, consumer, gather, raise_if_fenced, topic_ids
+from runtime.kafka import admin, callback, committed_or_start, consumer, gather, judge, topic_ids
+from runtime.positions import EndOffsets, Ends, Place
 from runtime.service import Health, Stop, run
 from runtime.service import Stage as Shown
 from runtime.settings import Settings
+from runtime.stalls import StallDetector, StallGuard
 from runtime.telemetry import counter, gauge, histogram
 from runtime.transactions import TransactionalProducer, TransactionLost
-from schemas.arrow import encode_batch
-from schemas.errors import Outage, Rejection, TidemillError, UserError
+from schemas.errors import Outage, Rejection, UserError
 from schemas.spec import load_specs
 from schemas.topics import FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, OUTCOMES, STATE
+from streams.clickhouse import connected
 from streams.labels.batch import Output, Stage, step
-from streams.labels.progress import EndOffsets, Ends, Place, SinkProgress
+from streams.labels.progress import SinkProgress
 from streams.labels.recent import Recent
 from streams.labels.record import Received, as_message, decode, known_origin, receive
 from streams.labels.waiting import Entry, Name, Waiting, name_of, read_state, state_value
 from streams.labels.watch import Watch
-from warehouse.client import connect
 
 log = logging.getLogger(__name__)
 
@@ -65,42 +67,33 @@ def main() -> int:
 
 def serve(settings: Settings, health: Health, stop: Stop) -> None:
     """Join until `stop` is set."""
-    client = _connected(settings, health, stop)
+    client = connected(settings, health, stop)
     if client is None:
         return
-    progress = SinkProgress(settings, (OBSERVATIONS.name, OUTCOMES.name))
-    progress.start()
-    labels = Labels(settings, health, client, progress)
-    try:
+    with ExitStack() as closing:
+        closing.callback(client.close)
+        guard = StallGuard(StallDetector(settings, NAME))
+        guard.start()
+        closing.callback(guard.close)
+        progress = SinkProgress(settings, (OBSERVATIONS.name, OUTCOMES.name))
+        progress.start()
+        closing.callback(progress.end)
+        labels = Labels(settings, health, client, progress, guard)
+        closing.callback(labels.close)
         while not stop.is_set():
             labels.turn()
-            if not progress.is_alive():
-                raise TidemillError(
-                    "the thread that follows the sink has ended: without it labels would wait for ever"
-                )
-    finally:
-        labels.close()
-        progress.end()
-
-
-def _connected(settings: Settings, health: Health, stop: Stop) -> Client | None:
-    """A ClickHouse client, however long it takes; None if the service is stopped meanwhile."""
-    while not stop.is_set():
-        try:
-            return connect(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password)
-        except Outage as error:
-            health.error(str(error))
-            stop.wait(RETRY_SEC)
-    return None
 
 
 class Labels:
     """The loop. `turn` is one round: poll, look up, write, commit."""
 
-    def __init__(self, settings: Settings, health: Health, client: Client, progress: SinkProgress) -> None:
+    def __init__(
+        self, settings: Settings, health: Health, client: Client, progress: SinkProgress, guard: StallGuard
+    ) -> None:
         self._settings = settings
         self._health = health
         self._progress = progress
+        self._guard = guard
         self._ends = EndOffsets(settings)
         self._specs = {
             topic.for_model(name): spec
@@ -117,6 +110,10 @@ class Labels:
         self._stage = Stage(client, self._specs, ids, self._watch.observed, self._recent, self._waiting)
         self._next: dict[Place, int] = {}
         """Next offset to consume of each assigned partition."""
+        self._joined = False
+        """Whether the group has assigned partitions, or said that there are none for this process."""
+        self._started_over = 0
+        """How often: what was polled before is somebody else's since, or is read again."""
         self._state_end: Ends | None = None
         self._fence: Ends | None = None
         self._restored = False
@@ -143,9 +140,11 @@ class Labels:
             if not self._restored:
                 self._restore(now_sec)
             if now_sec >= self._tended_sec + TEND_EVERY_SEC:
-                self._tended_sec = now_sec
+                elapsed_sec, self._tended_sec = now_sec - self._tended_sec, now_sec
                 self._tend(now_sec)
+                self._look_after(elapsed_sec)
         except Outage as error:
+            self._progress.excuse()
             self._outage(error)
         self._set_paused(self._why_pause())
         if not self._restored or now_sec < self._outage_until_sec:
@@ -157,26 +156,27 @@ class Labels:
 
     def close(self) -> None:
         """Abort what is open and let go."""
-        self._producer.close()
-        # First: it revokes, and what was observed is forgotten then.
-        self._consumer.close()
-        self._watch.close()
+        with ExitStack() as closing:
+            closing.callback(self._watch.close)
+            # Before it: it revokes, and what was observed is forgotten then.
+            closing.callback(self._consumer.close)
+            closing.callback(self._producer.close)
 
     def _poll(self) -> list[Received]:
         """What there is, as soon as there is anything: `consume` alone would wait for a full batch."""
         first = self._consumer.poll(POLL_SEC)
         if first is None:
             return []
-        received, arrived_ms = [], now_ms()
+        started_over, arrived_ms = self._started_over, now_ms()
+        received = []
         for message in [first, *self._consumer.consume(BATCH_RECORDS - 1, 0.0)]:
             error = message.error()
             if error is None:
                 received.append(receive(message, arrived_ms))
-                continue
-            raise_if_fenced(error, f"{NAME}-{self._settings.slot}")
-            if error.fatal() or not error.retriable():
-                raise KafkaException(error)
-        return received
+            else:
+                judge(error, f"{NAME}-{self._settings.slot}")
+        # `consume` may have served a rebalance. What is assigned by it is paused at once, so nothing of it is among these.
+        return received if started_over == self._started_over else []
 
     def _work(self, new: list[Received], due: list[Entry], metadata: object) -> None:
         """Look up, write and commit one batch."""
@@ -208,8 +208,8 @@ class Labels:
         producer = self._producer
         started_sec = time.monotonic()
         producer.begin()
-        for source, batch in output.outcomes:
-            producer.produce(OUTCOMES.name, encode_batch(batch), source.encode())
+        for source, value in output.outcomes:
+            producer.produce(OUTCOMES.name, value, source.encode())
         for key, waits in output.state.items():
             producer.produce(STATE.name, None if waits is None else state_value(waits), key)
         for received, rejection in output.letters:
@@ -243,6 +243,7 @@ class Labels:
 
     @callback
     def _on_assign(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        self._joined = True
         places = self._start_over(client, [(place.topic, place.partition) for place in partitions])
         client.assign(places)
         if places:
@@ -251,6 +252,8 @@ class Labels:
 
     @callback
     def _on_revoke(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        self._joined = False
+        self._health.set_ready(False)
         for topic, partition in self._next:
             self._health.drop_stage(f"{topic}[{partition}]")
         self._start_over(client, [])
@@ -261,6 +264,7 @@ class Labels:
         self._recent.clear()
         self._watch.end()
         self._restored, self._state_end, self._fence = False, None, None
+        self._started_over += 1
         found = committed_or_start(client, [TopicPartition(*place) for place in places]) if places else []
         self._next = {(place.topic, place.partition): place.offset for place in found}
         return found
@@ -284,7 +288,7 @@ class Labels:
                 self._fence = self._ends.of([OUTCOMES.name])
             if not self._progress.passed(self._fence):
                 return
-        elif not self._consumer.memberid():
+        elif not self._joined:
             return
         self._restored = True
         self._health.set_ready()
@@ -328,6 +332,15 @@ class Labels:
         """Go back to before `records`: nothing of them is remembered."""
         for topic, partition in {(each.topic, each.partition) for each in records}:
             self._consumer.seek(TopicPartition(topic, partition, self._next[topic, partition]))
+
+    def _look_after(self, elapsed_sec: float) -> None:
+        """See to it that what is read moves, and that the sink is followed. Kafka has just answered; `elapsed_sec` since it did before.
+
+        Raises:
+            Stalled, TidemillError: a restart helps.
+        """
+        self._guard.reading({**({} if self._paused else self._next), **self._watch.positions})
+        self._progress.insist(elapsed_sec)
 
     def _tend(self, now_sec: float) -> None:
         """Forget what ClickHouse has, and say how things stand."""

@@ -14,8 +14,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from runtime.positions import Ends
 from streams.labels.observed import Names, half
-from streams.labels.progress import Ends
 from streams.labels.record import Label, Received
 
 FIRST_PAUSE_SEC: Final = 0.5
@@ -101,11 +101,6 @@ class Waiting:
     def undecided(self) -> int:
         """Those that are no orphans."""
         return len(self._entries) - len(self._orphans)
-
-    @property
-    def next_due_sec(self) -> float | None:
-        """When the next is due, None if none waits."""
-        return self._heap[0][0] if self._heap else None
 
     def counts(self) -> dict[str, int]:
         """How many wait, by topic; orphans left out."""

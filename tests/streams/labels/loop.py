@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, Message, TopicPartition
 
 from runtime.headers import pairs, text
 from runtime.kafka import committed_or_start, consumer, producer
+from runtime.positions import EndOffsets
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
 from schemas import dead_letters
@@ -28,7 +29,6 @@ from schemas.identity import prediction_id
 from schemas.topics import DEAD_LETTERS
 from schemas.topics import OBSERVATIONS as OBSERVATIONS_TOPIC
 from schemas.topics import OUTCOMES as OUTCOMES_TOPIC
-from streams.labels.progress import EndOffsets
 from warehouse.client import connect
 
 MODEL = "colour"

@@ -68,6 +68,17 @@ def test_a_prediction_is_found_with_all_its_arms_side_by_side() -> None:
     assert observed.predictions("shape", [id_of(1)]).num_rows == 0
 
 
+@pytest.mark.parametrize("between", [0, 5000], ids=["merged", "apart"])
+def test_arms_that_came_in_two_records_are_both_found(between: int) -> None:
+    observed = Observed()
+    observed.add(record([Row(1, "r", arms=("champion",))]))
+    if between:
+        observed.add(record([Row(n) for n in range(10, 10 + between)]))
+    observed.add(record([Row(1, "r", arms=("major",))]))
+    assert observed.predictions("colour", [id_of(1)])["arm"].to_pylist() == ["champion", "major"]
+    assert observed.request("colour", "r", 5000) == id_of(1)
+
+
 def test_rejections_are_not_found() -> None:
     observed = Observed()
     assert observed.add(record([Row(1, "r", status="rejected")])) is None

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.positions import Ends
 from streams.labels.losses import SMALLEST_PROBABILITY, classification, regression
 from streams.labels.observed import Names
-from streams.labels.progress import Ends
 from streams.labels.recent import Recent
 from streams.labels.record import Label, Received
 from streams.labels.revisions import Known, decide
@@ -105,7 +105,6 @@ def test_what_is_due_comes_in_portions_and_once() -> None:
     first, second = waiting.due(9.0, nothing_passed, 3), waiting.due(9.0, nothing_passed, 3)
     assert (len(first), len(second)) == (3, 2)
     assert waiting.due(9.0, nothing_passed, 3) == []
-    assert waiting.next_due_sec is None
 
 
 def test_orphans_are_tried_seldom_and_only_so_many_are_kept() -> None:

@@ -1,0 +1,80 @@
+"""What the labels stage does with records and with its readiness when partitions move, told step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from confluent_kafka import Message, TopicPartition
+
+from runtime.service import Health
+from streams.labels.service import Labels
+
+TOPIC = "feedback.colour"
+
+
+class Member:
+    """A member of the group to which a rebalance comes when told."""
+
+    def __init__(self) -> None:
+        self.stage: Any = None
+        self.revokes = False
+
+    def poll(self, _timeout_sec: float) -> Message:
+        return self.record(100)
+
+    def consume(self, _count: int, _timeout_sec: float) -> list[Message]:
+        if self.revokes:
+            self.stage._on_revoke(self, [TopicPartition(TOPIC, 0)])
+        return [self.record(101)]
+
+    def record(self, offset: int) -> Message:
+        return Message(topic=TOPIC, partition=0, offset=offset, value=b"{}", timestamp=(1, 0))
+
+    def assign(self, _places: list[TopicPartition]) -> None:
+        pass
+
+
+class Watched:
+    def end(self) -> None:
+        pass
+
+
+class Forgetful:
+    def clear(self) -> None:
+        pass
+
+
+@pytest.fixture
+def stage() -> Any:
+    """A stage that has the partition, with nothing around it."""
+    made: Any = object.__new__(Labels)
+    made._health, made._watch, made._waiting, made._recent = (
+        Health("labels"),
+        Watched(),
+        Forgetful(),
+        Forgetful(),
+    )
+    made._next, made._joined, made._restored, made._started_over = {(TOPIC, 0): 100}, True, True, 0
+    made._consumer = Member()
+    made._consumer.stage = made
+    made._health.set_ready()
+    return made
+
+
+def test_records_that_were_polled_before_a_revocation_are_dropped(stage: Any) -> None:
+    assert [each.offset for each in stage._poll()] == [100, 101]
+    stage._consumer.revokes = True
+    assert stage._poll() == []
+    assert stage._next == {}
+
+
+def test_a_revoked_member_is_ready_again_only_when_the_group_has_told_it_what_it_has(stage: Any) -> None:
+    stage._on_revoke(stage._consumer, [TopicPartition(TOPIC, 0)])
+    stage._restore(0.0)
+    assert not stage._health.snapshot()["ready"]
+    assert not stage._restored
+    stage._on_assign(stage._consumer, [])
+    stage._restore(0.0)
+    assert stage._health.snapshot()["ready"]
+    assert stage._restored
