@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import ExitStack
 from typing import Final
 
 from clickhouse_connect.driver.client import Client
@@ -19,9 +20,20 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from runtime.clock import now_ms
 from runtime.headers import pairs
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, callback, consumer, gather, raise_if_fenced, topic_ids
+from runtime.kafka import (
+    REQUEST_TIMEOUT_SEC,
+    admin,
+    callback,
+    consumer,
+    gather,
+    judge,
+    raise_if_fenced,
+    topic_ids,
+)
+from runtime.positions import SINK_GROUP, Place
 from runtime.service import Health
 from runtime.settings import Settings
+from runtime.stalls import StallDetector, StallGuard
 from runtime.telemetry import counter, histogram, span, traceparent, tracing
 from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
@@ -36,7 +48,7 @@ from warehouse.client import Refused
 
 log = logging.getLogger(__name__)
 
-GROUP: Final = "sink"
+GROUP: Final = SINK_GROUP
 THREADS_PER_TABLE: Final = 2
 BATCH_RECORDS: Final = 200
 IDLE_WAIT_SEC: Final = 0.05
@@ -46,8 +58,8 @@ TOPICS_SEC: Final = 10.0
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """Bytes pending over all partitions above which only empty partitions are consumed."""
 MAX_LINKS: Final = 128
-
-Place = tuple[str, int]
+HALT_RETRY_SEC: Final = 15.0
+"""So often a halted partition is begun anew: what was mended elsewhere goes on without a restart."""
 
 
 class Sink:
@@ -62,7 +74,12 @@ class Sink:
         self._inserts: dict[Place, Future[float]] = {}
         self._stopped: set[Place] = set()
         """Places whose consumption is paused."""
-        self._alerted: set[Place] = set()
+        self._joined = False
+        """Whether the group has assigned partitions, or said that there are none for this process."""
+        self._halted_at: dict[Place, float] = {}
+        """When a partition was last found halted."""
+        self._alerted: dict[Place, int] = {}
+        """At which offset people were told of a halt."""
         self._pools = {
             table.name: ThreadPoolExecutor(THREADS_PER_TABLE, thread_name_prefix=table.name)
             for table, _ in self._targets.values()
@@ -73,6 +90,8 @@ class Sink:
         self._alerts = Alerts(settings)
         self._tracer = tracing(settings, "sink")
         self._report_at = self._topics_at = 0.0
+        self._guard = StallGuard(StallDetector(settings, GROUP))
+        self._guard.start()
         self._consumer: Consumer = consumer(
             settings,
             GROUP,
@@ -95,6 +114,7 @@ class Sink:
 
         Raises:
             Fenced: another process runs under this slot.
+            Stalled: there is something to read and it does not come: a restart helps.
         """
         for message in self._drain():
             self._take(message)
@@ -103,21 +123,29 @@ class Sink:
         self._plan(now)
         self._retry(now)
         self._throttle(now)
-        self._alert()
+        self._alert(now)
+        self._try_again(now)
         if now >= self._report_at:
             self._report_at = now + REPORT_SEC
-            self._health.set_ready(bool(self._consumer.memberid()))
+            self._health.set_ready(self._joined)
+            self._guard.reading({
+                place: partition.position
+                for place, partition in self._partitions.items()
+                if place not in self._stopped
+            })  # fmt: skip
             report(self._health, self._consumer, self._partitions.values(), now_ms())
         if now >= self._topics_at:
             self._topics_at = now + TOPICS_SEC
             self._watch_topics()
 
     def close(self) -> None:
-        """Wait for the running inserts, confirm them, leave. Static membership: no partition moves if we are back in time."""
-        self._consumer.close()
-        self._alerts.close(REQUEST_TIMEOUT_SEC)
-        for pool in (*self._pools.values(), self._watcher):
-            pool.shutdown()
+        """Leave the group, which gives the partitions back (`_revoked`). Static membership: none moves if we are back in time."""
+        with ExitStack() as closing:
+            closing.callback(self._guard.close)
+            for pool in (*self._pools.values(), self._watcher):
+                closing.callback(pool.shutdown)
+            closing.callback(self._alerts.close, REQUEST_TIMEOUT_SEC)
+            closing.callback(self._consumer.close)
 
     # ── consuming ──
 
@@ -156,26 +184,20 @@ class Sink:
     def _took_error(
         self, error: KafkaError, partition: Partition | None, offset: int | None, now: float
     ) -> None:
-        raise_if_fenced(error, GROUP)
         if error.code() == KafkaError._PARTITION_EOF:
             if partition is not None and offset is not None and not partition.halted:
                 partition.end(offset, now)
-        elif error.code() == KafkaError._AUTO_OFFSET_RESET and partition is not None:
-            partition.halt(f"Kafka no longer has offset {partition.committed}: {error.str()}")
-        elif error.fatal():
-            raise KafkaException(error)
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            if partition is not None:
+                partition.halt(f"Kafka no longer has offset {partition.committed}: {error.str()}")
         else:
-            self._health.error(f"Kafka: {error.str()}")
+            judge(error, GROUP)
 
     def _throttle(self, now: float) -> None:
         """Backpressure: a partition with enough pending, or that waits for ClickHouse, is not consumed; with much pending overall, none
         that has any."""
         crowded = sum(partition.pending_bytes for partition in self._partitions.values()) > MEMORY_BYTES
-        stopped = {
-            place
-            for place, partition in self._partitions.items()
-            if partition.full or partition.halted or partition.waiting(now) or (crowded and partition.pending)
-        }
+        stopped = {place for place, partition in self._partitions.items() if partition.enough(now, crowded)}
         if pause := stopped - self._stopped:
             self._consumer.pause([TopicPartition(*place) for place in pause])
         if resume := self._stopped - stopped:
@@ -277,6 +299,8 @@ class Sink:
                 self._conclude(self._partitions[place], future, now)
 
     def _conclude(self, partition: Partition, future: Future[float], now: float) -> None:
+        if partition.halted:
+            return  # meanwhile, for another reason: whoever begins it anew finds the plan
         try:
             partition.inserted(future.result(), now)
         except Outage as error:
@@ -290,26 +314,70 @@ class Sink:
             if place not in self._inserts and partition.retry_due(now):
                 self._submit(place, partition)
 
-    def _alert(self) -> None:
+    def _alert(self, now: float) -> None:
         for place, partition in self._partitions.items():
-            if partition.halted and place not in self._alerted:
-                self._alerted.add(place)
+            if not partition.halted:
+                continue
+            self._halted_at.setdefault(place, now)
+            if self._alerted.get(place) != partition.committed:
+                self._alerted[place] = partition.committed
                 self._health.error(f"{partition.topic}:{partition.number} halted: {partition.halted}")
                 self._alerts.partition_halted(partition, now_ms())
         self._alerts.send()
+
+    def _try_again(self, now: float) -> None:
+        """Begin the halted partitions anew now and then, as a restart would."""
+        due = [
+            place
+            for place, partition in self._partitions.items()
+            if partition.halted
+            and place not in self._inserts
+            and now >= self._halted_at[place] + HALT_RETRY_SEC
+        ]
+        if not due:
+            return
+        places = [TopicPartition(*place) for place in due]
+        try:
+            starts = self._begin(self._consumer, places)
+        except (KafkaException, Outage) as error:
+            self._health.error(f"halted partitions cannot be begun anew: {error}")
+            self._halted_at |= dict.fromkeys(due, now)
+            return
+        self._consumer.incremental_unassign(places)
+        self._consumer.incremental_assign(starts)
+        self._consumer.resume(starts)
+        for place in due:
+            del self._halted_at[place]
+            self._stopped.discard(place)
 
     # ── rebalances ──
 
     @callback
     def _assigned(self, client: Consumer, assigned: list[TopicPartition]) -> None:
-        """Take partitions over: where the group stands, and what the one before us was inserting."""
+        self._joined = True
         if not assigned:
             return
-        ids = topic_ids(self._admin, {place.topic for place in assigned})
-        starts = []
-        for place in client.committed(assigned, timeout=REQUEST_TIMEOUT_SEC):
+        starts = self._begin(client, assigned)
+        client.incremental_assign(starts)
+        # librdkafka remembers a pause across assignments, and `_stopped` does not.
+        client.resume(starts)
+        log.info("assigned %s", ", ".join(f"{place.topic}:{place.partition}" for place in assigned))
+
+    def _begin(self, client: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Take partitions over from where the group stands, with what the one before us was inserting; where to read on.
+
+        Raises:
+            KafkaException, Outage: Kafka does not tell; nothing has happened.
+        """
+        ids = topic_ids(self._admin, {place.topic for place in places})
+        committed = client.committed(places, timeout=REQUEST_TIMEOUT_SEC)
+        for place in committed:
             if place.error is not None:
                 raise KafkaException(place.error)
+            if place.topic not in ids:
+                raise Outage(f"topic {place.topic} is assigned and does not exist")
+        starts = []
+        for place in committed:
             table, spec = self._targets[place.topic]
             start = place.offset if place.offset >= 0 else None
             halted, plan = "", None
@@ -327,10 +395,7 @@ class Sink:
             starts.append(
                 TopicPartition(place.topic, place.partition, OFFSET_BEGINNING if start is None else start)
             )
-        client.incremental_assign(starts)
-        # librdkafka remembers a pause across assignments, and `_stopped` does not.
-        client.resume(starts)
-        log.info("assigned %s", ", ".join(f"{place.topic}:{place.partition}" for place in assigned))
+        return starts
 
     @callback
     def _revoked(self, client: Consumer, revoked: list[TopicPartition]) -> None:
@@ -348,12 +413,16 @@ class Sink:
                 )
         self._commit(confirmations)
         self._forget(leaving)
+        self._joined = bool(self._partitions)
+        self._health.set_ready(self._joined)
 
     @callback
     def _lost(self, client: Consumer, lost: list[TopicPartition]) -> None:
         """The partitions are somebody else's already: commit nothing."""
         self._settle(lost)
         self._forget((place.topic, place.partition) for place in lost)
+        self._joined = bool(self._partitions)
+        self._health.set_ready(self._joined)
 
     def _settle(self, places: list[TopicPartition]) -> None:
         """Wait for the running inserts of `places`."""
@@ -369,7 +438,8 @@ class Sink:
         for place in places:
             self._partitions.pop(place, None)
             self._stopped.discard(place)
-            self._alerted.discard(place)
+            self._alerted.pop(place, None)
+            self._halted_at.pop(place, None)
             self._health.drop_stage(f"{place[0]}:{place[1]}")
 
     def _watch_topics(self) -> None:

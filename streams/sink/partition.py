@@ -2,7 +2,7 @@
 
 consumed → pending → (cut) planned → inserting → confirmed
                                         ↘ paused: ClickHouse is away, the same range again later
-                                        ↘ halted: a person is needed; nothing more happens until the next assignment
+                                        ↘ halted: a person is needed; nothing more happens until it is begun anew
 """
 
 from __future__ import annotations
@@ -86,6 +86,11 @@ class Partition:
         return self._rows >= self._limits.rows or self._bytes >= self._limits.bytes
 
     @property
+    def position(self) -> int:
+        """The next offset to be consumed."""
+        return self._position
+
+    @property
     def paused(self) -> bool:
         """ClickHouse is away for it."""
         return self._backoff_sec > 0 and not self.halted
@@ -93,6 +98,14 @@ class Partition:
     def waiting(self, now: float) -> bool:
         """ClickHouse is away for it, or does not answer: consume no more until what is under way is in."""
         return self.flight is not None and (self.paused or now > self._launched_at + WAITING_SEC)
+
+    def enough(self, now: float, crowded: bool) -> bool:
+        """Consume no more for now; `crowded`: much is pending over all partitions."""
+        if self.halted:
+            return True
+        if self._recovering is not None:
+            return False  # nothing of a planned range can go before all of it is here
+        return self.full or self.waiting(now) or (crowded and bool(self.pending))
 
     @property
     def settled(self) -> bool:

@@ -59,8 +59,6 @@ class Table(NamedTuple):
     """A row that is inserted twice replaces itself (ReplacingMergeTree read with FINAL). If not, `inserts` can count a range."""
     pace_sec: float = 1.0
     """Ranges of one partition follow each other no faster, so that merges keep up with the parts. What the loop waits for goes faster."""
-    compacted: bool = False
-    """The topic may have lost superseded records of a planned range."""
 
 
 def targets(specs: dict[str, ModelSpec]) -> dict[str, tuple[Table, ModelSpec | None]]:
@@ -72,7 +70,7 @@ def targets(specs: dict[str, ModelSpec]) -> dict[str, tuple[Table, ModelSpec | N
         topics.DEAD_LETTERS.name: (DEAD_LETTERS, None),
     }
     for topic in _EVENT_TOPICS:
-        table = Table(f"internal.{topic.name}", "JSONEachRow", _event, _lines, compacted=topic.compacted)
+        table = Table(f"internal.{topic.name}", "JSONEachRow", _event, _lines)
         found[topic.name] = (table, None)
     for name, spec in specs.items():
         found[topics.FEEDBACK.for_model(name)] = (FEEDBACK, spec)
@@ -192,7 +190,9 @@ def _dead_letter(message: Message, source: Source) -> Rows:
         **{column: _number(ours.get(name, "")) for column, name in _DEAD_LETTER_NUMBERS.items()},
         "source_topic_id": _uuid_text(ours.get(names.TOPIC_ID, "")),
         "attempt": min(max(_number(ours.get(names.ATTEMPT, "0")), 0), names.MAX_ATTEMPT),
-        "size_bytes": len(message.value() or b""),
+        "size_bytes": _number(ours.get(names.OMITTED_BYTES, ""))
+        if names.OMITTED_BYTES in ours
+        else len(message.value() or b""),
         **_coordinates(message, source),
     }
     return Rows(1, msgspec.json.encode(row))

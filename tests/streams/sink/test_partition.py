@@ -70,6 +70,22 @@ def test_a_second_range_keeps_its_distance_unless_it_is_full() -> None:
     assert subject.due(1.02) is not None
 
 
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_planned_range_is_let_in_whole_however_crowded_it_is(crowded: bool) -> None:
+    recovering, ordinary = partition(start=0, plan=(3, 3)), partition(start=0)
+    for subject in (recovering, ordinary):
+        assert not subject.enough(1.0, crowded)
+        take(subject, 0, 1)
+    assert not recovering.enough(1.0, crowded)
+    assert ordinary.enough(1.0, crowded) is crowded
+    take(recovering, 2)
+    launched(recovering, 1.0)
+    assert not recovering.enough(1.0, crowded), "nothing is pending"
+    assert recovering.enough(1.0 + 2 * WAITING_SEC, crowded), "it waits for ClickHouse"
+    recovering.halt("a person is needed")
+    assert recovering.enough(1.0, crowded)
+
+
 def test_nothing_is_cut_while_a_range_is_under_way() -> None:
     subject = partition(start=0)
     take(subject, 0)
