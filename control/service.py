@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Final
 
 import msgspec
+import pyarrow as pa
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from tritonclient.grpc import InferenceServerClient
 
@@ -23,14 +27,15 @@ from control.state import ModelState
 from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
-from runtime.kafka import callback, committed_or_start, consumer, raise_if_fenced
+from runtime.dead_letters import produce_dead_letter
+from runtime.kafka import admin, callback, committed_or_start, consumer, judge, topic_ids
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
 from runtime.telemetry import counter
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.arrow import decode_batch
 from schemas.artifact import parse_version
-from schemas.errors import Outage
+from schemas.errors import Outage, Rejection
 from schemas.events import Alert, Candidate, Command, Retrain, RouteTable
 from schemas.spec import load_specs
 from schemas.topics import ALERTS, CANDIDATES, COMMANDS, OUTCOMES, RETRAINS, ROLLOUTS, ROUTES, STATE
@@ -38,6 +43,11 @@ from schemas.topics import ALERTS, CANDIDATES, COMMANDS, OUTCOMES, RETRAINS, ROL
 log = logging.getLogger(__name__)
 
 STATE_KEY: Final = "control/"
+_EVENTS: Final[Mapping[str, type[Alert | Candidate | Command]]] = {
+    ALERTS.name: Alert,
+    CANDIDATES.name: Candidate,
+    COMMANDS.name: Command,
+}
 _POLL_SEC: Final = 0.05
 _SAVE_SEC: Final = 0.25
 _HEALTH_SEC: Final = 1.0
@@ -90,9 +100,9 @@ class ControlRoom:
             first = self._consumer.poll(_POLL_SEC)
             for message in [first, *self._consumer.consume(_BATCH - 1, 0.0)] if first is not None else []:
                 if (error := message.error()) is not None:
-                    raise_if_fenced(error, "control")
-                    raise KafkaException(error)
-                self._take(message)
+                    judge(error, "control")
+                else:
+                    self._take(message)
             for name, spec in self._specs.items():
                 self._order(name, *policy.on_schedule(spec, self._routes[name], self._states[name], now_ms()))
             now = time.monotonic()
@@ -105,32 +115,44 @@ class ControlRoom:
 
     def close(self) -> None:
         """Let go of everything; what was not committed is decided again."""
-        self._producer.close()
-        self._consumer.close()
-        self._triton.close()
+        with ExitStack() as closing:
+            closing.callback(self._triton.close)
+            closing.callback(self._consumer.close)
+            closing.callback(self._producer.close)
 
     def _take(self, message: Message) -> None:
-        topic, value = message.topic() or "", message.value() or b""
-        if topic == OUTCOMES.name:
-            self._on_outcomes(value)
-        elif topic == ALERTS.name:
-            alert = msgspec.json.decode(value, type=Alert)
-            if alert.model in self._specs:
-                name = alert.model
-                self._order(
-                    name,
-                    *policy.on_alert(
-                        self._specs[name], self._routes[name], self._states[name], alert, now_ms()
-                    ),
-                )
-        elif topic == CANDIDATES.name:
-            self._on_candidate(msgspec.json.decode(value, type=Candidate))
+        try:
+            event = decoded(message)
+        except Rejection as rejection:
+            self._refuse(message, rejection)
         else:
-            self._on_command(msgspec.json.decode(value, type=Command))
-        self._positions[topic, message.partition() or 0] = (message.offset() or 0) + 1
+            if isinstance(event, Alert):
+                self._on_alert(event)
+            elif isinstance(event, Candidate):
+                self._on_candidate(event)
+            elif isinstance(event, Command):
+                self._on_command(event)
+            else:
+                self._on_outcomes(event)
+        self._positions[message.topic() or "", message.partition() or 0] = (message.offset() or 0) + 1
 
-    def _on_outcomes(self, value: bytes) -> None:
-        batch = decode_batch(value)
+    def _refuse(self, message: Message, rejection: Rejection) -> None:
+        """Pass over what can never be read: a dead letter keeps it."""
+        topic = message.topic() or ""
+        self._health.error(f"{topic} at offset {message.offset()}: {rejection.message}")
+        topic_id = topic_ids(admin(self._settings), [topic]).get(topic, uuid.UUID(int=0))
+        self._producer.begin()
+        produce_dead_letter(
+            self._producer, message, rejection, stage="control", model="", topic_id=topic_id, now_ms=now_ms()
+        )
+
+    def _on_alert(self, alert: Alert) -> None:
+        name = alert.model
+        if name in self._specs:
+            spec, route, state = self._specs[name], self._routes[name], self._states[name]
+            self._order(name, *policy.on_alert(spec, route, state, alert, now_ms()))
+
+    def _on_outcomes(self, batch: pa.RecordBatch) -> None:
         for name in set(batch["model"].to_pylist()) & set(self._specs):
             spec = self._specs[name]
             labels = first_labels(batch, name)
@@ -297,3 +319,19 @@ class ControlRoom:
                 for name, state in self._states.items()
             },
         )
+
+
+def decoded(message: Message) -> Alert | Candidate | Command | pa.RecordBatch:
+    """What the record says.
+
+    Raises:
+        Rejection: nothing that belongs into its topic.
+    """
+    topic, value = message.topic() or "", message.value() or b""
+    try:
+        if topic == OUTCOMES.name:
+            return decode_batch(value)
+        return msgspec.json.decode(value, type=_EVENTS[topic])
+    except (msgspec.MsgspecError, pa.ArrowInvalid, OSError, StopIteration) as error:
+        problem = str(error).partition("\n")[0]
+        raise Rejection("undecodable", "", f"what belongs into {topic}", problem) from None

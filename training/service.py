@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import ExitStack
 from typing import Final
 
 import msgspec
@@ -29,7 +30,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from runtime.clock import now_ms
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, callback, committed_or_start, consumer, raise_if_fenced, topic_ids
+from runtime.kafka import admin, callback, committed_or_start, consumer, judge, raise_if_fenced, topic_ids
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
 from runtime.telemetry import counter, gauge, histogram
@@ -88,6 +89,7 @@ class Service:
 
     def __init__(self, settings: Settings, health: Health, lane: str) -> None:
         self._health, self._lane, self._kinds = health, lane, LANES[lane]
+        self._member = f"{lane}-{settings.slot}"
         self._client = connect(
             settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password
         )
@@ -96,7 +98,7 @@ class Service:
         self._topic_id = topic_ids(admin(settings), [RETRAINS.name]).get(RETRAINS.name)
         if self._topic_id is None:
             raise Outage(f"topic {RETRAINS.name} is not there yet")
-        self._producer = TransactionalProducer(settings, f"{lane}-{settings.slot}")
+        self._producer = TransactionalProducer(settings, self._member)
         self._answered = answered(settings)
         self._passed_over = False
         """Whether an order of the other lane lies before the position, and behind what is committed."""
@@ -124,19 +126,21 @@ class Service:
                 self._pass()
                 self._report(Stage(lag_records=self._lag()))
                 continue
-            if message.error() is not None:
-                raise KafkaException(message.error())
-            self._take(message, stop)
+            if (error := message.error()) is not None:
+                judge(error, self._member)
+            else:
+                self._take(message, stop)
 
     def close(self) -> None:
         """Let go of everything; an order that was not committed is trained again."""
-        # A fit that goes on after a failure here ends before the next session begins; what it wrote is written once.
-        self._worker.shutdown(wait=True, cancel_futures=True)
-        self._producer.close()
-        self._consumer.close()
-        if self._tail is not None:
-            self._tail.close()
-        self._client.close()
+        with ExitStack() as closing:
+            closing.callback(self._client.close)
+            if self._tail is not None:
+                closing.callback(self._tail.close)
+            closing.callback(self._consumer.close)
+            closing.callback(self._producer.close)
+            # A fit that goes on after a failure here ends before the next session begins; what it wrote is written once.
+            closing.callback(self._worker.shutdown, wait=True, cancel_futures=True)
 
     def _take(self, message: Message, stop: Stop) -> None:
         """One record of `retrains`, to its committed end."""
@@ -211,8 +215,9 @@ class Service:
         extra = self._consumer.poll(0)
         if extra is None:
             return
-        if extra.error() is not None:
-            raise KafkaException(extra.error())
+        if (error := extra.error()) is not None:
+            judge(error, self._member)
+            return
         # A rebalance brought a fresh, unpaused partition: its record is read again from the committed offset.
         raise TransactionLost(f"{RETRAINS.name}: partitions moved during a training")
 
