@@ -84,7 +84,7 @@ class TransactionalProducer:
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                self._raise_if_fenced(error)
+                self._raise_if_fenced(self._reason(error))
                 if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
                     # To try again would meet it again, for ever: whoever writes keeps its records below the limit.
                     size = len(value or b"") + len(key or b"")
@@ -188,6 +188,16 @@ class TransactionalProducer:
         # transaction that follows the abort fails too (skipped sequence numbers). Initialising aborts what is open.
         self._producer = self._initialised()
         return TransactionLost(f"{self._transactional_id}: {why}")
+
+    def _reason(self, error: KafkaException) -> KafkaException:
+        """`produce` says that the client is done for, and not why: a transactional call does, at once. Taken for a lost transaction, being
+        fenced would make a new producer, which fences its successor."""
+        if error.args[0].code() == KafkaError._FATAL:
+            try:
+                self._producer.abort_transaction(_CALL_TIMEOUT_SEC)
+            except KafkaException as reason:
+                return reason
+        return error
 
     def _raise_if_fenced(self, error: KafkaException) -> None:
         if error.args[0].code() in _FENCING:

@@ -24,7 +24,7 @@ from runtime.service import Stop
 from runtime.settings import Settings
 from runtime.telemetry import counter
 from runtime.transactions import TransactionalProducer, TransactionLost
-from schemas.errors import Outage
+from schemas.errors import Fenced, Outage
 from schemas.topics import STATE
 
 log = logging.getLogger(__name__)
@@ -169,17 +169,22 @@ class SourcePartition:
         producer.commit()
 
     def _was_committed(self, save: Save) -> bool:
-        """Whether a lost transaction was committed after all. Waits until Kafka can say."""
+        """Whether a lost transaction was committed after all. Waits until Kafka can say.
+
+        Raises:
+            Fenced: another worker has saved since: what was lost is not to be written upon that.
+        """
         while True:
             try:
                 own = self._read().get("")
-                return (
-                    own is not None
-                    and msgspec.msgpack.decode(own, type=_Saved).next_offset >= save.next_offset
-                )
             except Outage:
                 if self._stop.wait(RETRY_SEC):
                     raise
+                continue
+            there = 0 if own is None else msgspec.msgpack.decode(own, type=_Saved).next_offset
+            if there not in (self.saved_offset, save.next_offset):
+                raise Fenced(f"{self._key}: another worker has saved up to {there}")
+            return there == save.next_offset
 
     def _read(self) -> dict[str, bytes]:
         """This partition's values in `state`, by entry; "" is its own."""

@@ -19,6 +19,7 @@ from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Fenced
 from schemas.topics import ROUTES
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -67,6 +68,21 @@ def test_a_successor_fences_and_what_was_open_is_gone(settings: Settings, topic:
     successor.commit()
     with pytest.raises(Fenced):
         zombie.commit()
+    assert set(committed(settings, topic)) == {b"successor"}
+    successor.close()
+
+
+def test_a_zombie_that_goes_on_writing_is_fenced_and_fences_nobody(settings: Settings, topic: str) -> None:
+    """The broker's word comes while it writes, and its client then says only that it is done for."""
+    name = f"test-{uuid.uuid4()}"
+    zombie = TransactionalProducer(settings, name)
+    successor = TransactionalProducer(settings, name)
+    zombie.begin()
+    with pytest.raises(Fenced):
+        until(lambda: zombie.produce(topic, b"late", key=b"zombie"), "nothing: it is fenced")
+    successor.begin()
+    successor.produce(topic, b"1", key=b"successor")
+    successor.commit()
     assert set(committed(settings, topic)) == {b"successor"}
     successor.close()
 

@@ -16,7 +16,7 @@ from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Fenced
 from schemas.topics import ROUTES
 from streams.worker.state import Drained, Record, SourcePartition
-from tests.inference.serving import Reader
+from tests.reader import Reader
 
 
 class Adder:
@@ -87,7 +87,7 @@ def save(partition: SourcePartition) -> None:
     partition.write(due)
 
 
-def lose_once(monkeypatch: pytest.MonkeyPatch, how: Callable[[TransactionalProducer], None]) -> list[str]:
+def lose_once(monkeypatch: pytest.MonkeyPatch, how: Callable[[TransactionalProducer], object]) -> list[str]:
     """The next commit ends `how`, and then nobody knows: TransactionLost. Returns what was lost, so far."""
     commit, lost = TransactionalProducer.commit, list[str]()
 
@@ -128,6 +128,22 @@ def test_a_worker_that_lost_the_partition_is_fenced_and_leaves_no_trace(place: P
     assert place.outputs(1) == [b"5"]
     heir, restored = place.owner()
     assert (heir.next_offset, restored.sum) == (1, 5)
+
+
+def test_a_worker_that_lost_transaction_and_partition_writes_nothing_upon_its_successors_save(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zombie, _ = place.owner()
+    zombie.apply(0, b"5")
+    zombie.apply(1, b"1")
+    successor, _ = place.owner()
+    successor.apply(0, b"5")
+    save(successor)
+    # Lost for another reason than its successor: it has a new producer, which nobody has fenced.
+    lose_once(monkeypatch, lambda producer: producer._lost("its broker was away"))
+    with pytest.raises(Fenced):
+        save(zombie)
+    assert place.outputs(1) == [b"5"]
 
 
 def test_a_commit_whose_answer_was_lost_is_not_written_again(
