@@ -23,7 +23,7 @@ RATE_ROWS_PER_SEC: Final = 1500.0
 ORPHAN_AFTER_SEC: Final = 20
 PAUSE_SEC: Final = 3.0
 """Between the last hit and the end of the load, and in the control run between the hits of two bugs."""
-PATIENCE: Final = Patience(quiet_sec=60.0, audit_sec=5.0, still_sec=15.0)
+PATIENCE: Final = Patience(quiet_sec=60.0, audit_sec=15.0, still_sec=15.0)
 """What a bug has lost does not come, however long one waits: what stands still is given up soon. Without a bug the same, or what is only
 late would be taken for caught."""
 
@@ -61,6 +61,7 @@ def command(names: tuple[str, ...], seed: int, as_json: bool) -> None:
     chosen = {name: BUGS[name] for name in names or BUGS}
     control, folder = _run(None, in_a_row(chosen.values()), seed)
     _tidy(folder, keep=not control["ok"])
+    say(_without(control))
     verdicts = []
     for name, bug in chosen.items():
         found, folder = _run(name, bug.hits, seed)
@@ -79,8 +80,7 @@ def command(names: tuple[str, ...], seed: int, as_json: bool) -> None:
             "verdicts": [verdict._asdict() for verdict in verdicts],
         }))  # fmt: skip
     else:
-        without = "clean" if control["ok"] else f"NOT CLEAN: {control['broken']} {control['problems']}"
-        click.echo(f"without a bug, {control['faults']} faults: {without}")
+        click.echo(_without(control))
         click.echo("\n".join(map(_line, verdicts)))
     sys.exit(0 if ok else 1)
 
@@ -141,6 +141,11 @@ def _tidy(folder: Path, *, keep: bool) -> None:
         say(f"data, logs and faults.json are kept in {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _without(control: dict[str, Any]) -> str:
+    why = {name: control.get(name) for name in ("broken", "problems", "audit", "examples")}
+    return f"without a bug, {control['faults']} faults: {'clean' if control['ok'] else f'NOT CLEAN: {why}'}"
 
 
 def _line(verdict: Verdict) -> str:
