@@ -51,6 +51,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     value: bytes | None
     headers: Headers
     """The original's."""
+    omitted_bytes: int = 0
+    """Size of key, value and headers, where they were too large to be copied."""
     status: str = "open"
     """open, redriven or discarded."""
 
@@ -166,6 +168,7 @@ def read_letter(message: Message, topic_id: uuid.UUID) -> DeadLetter | None:
     try:
         origin = read_origin(ours)
         died_at_ms = int(ours.get(names.DIED_AT_MS, ""))
+        omitted_bytes = int(ours.get(names.OMITTED_BYTES, "0"))
     except (Rejection, ValueError):
         return None
     return DeadLetter(
@@ -182,4 +185,5 @@ def read_letter(message: Message, topic_id: uuid.UUID) -> DeadLetter | None:
         key=message.key(),
         value=message.value(),
         headers=original,
+        omitted_bytes=omitted_bytes,
     )

@@ -88,11 +88,15 @@ def chosen(letters: Iterable[DeadLetter], limit: int | None) -> list[DeadLetter]
 
 
 def refuse_what_cannot_be_redriven(letters: Iterable[DeadLetter]) -> None:
-    """Raises `NotRedrivable` for the first that is neither a request nor feedback, or has used up its attempts."""
+    """Raises `NotRedrivable` for the first that is neither a request nor feedback, was not copied, or has used up its attempts."""
     for letter in letters:
         if not letter.redrive_topic:
             raise NotRedrivable(
                 f"{letter.place}: came from {letter.origin.topic or 'nowhere'}; only requests and feedback can be redriven (leave it out, or discard it)"
+            )
+        if letter.omitted_bytes:
+            raise NotRedrivable(
+                f"{letter.place}: the original has {letter.omitted_bytes} bytes, too many to be copied; discard it"
             )
         if letter.origin.attempt >= MAX_ATTEMPT:
             raise NotRedrivable(f"{letter.place}: was redriven {letter.origin.attempt} times; discard it")

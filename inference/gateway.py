@@ -28,18 +28,19 @@ from inference.halts import Halts
 from inference.headers import joined
 from inference.infer import Inference, Superseded
 from inference.model import Model, Taken
-from inference.progress import Progress
+from inference.progress import Place, Progress
 from inference.redrive import redriven
 from inference.report import Report
 from inference.router import route_rows
 from inference.routes import Routes
-from inference.source import Source
+from inference.source import GROUP, Source
 from inference.triton import Triton
 from runtime import telemetry
 from runtime.clock import Clock, now_ms
 from runtime.kafka import raise_if_fatal
 from runtime.service import Health, Stop
 from runtime.settings import Settings
+from runtime.stalls import StallDetector, StallGuard
 from runtime.transactions import TransactionLost
 from schemas.errors import Outage, Rejection, UserError
 from schemas.spec import load_specs
@@ -90,6 +91,7 @@ class Gateway:
         self._source = Source(settings, followers, self._progress, transaction)
         self._committer = Committer(settings, self._source, self._progress, self._models, transaction, clock)
         self._halts = Halts(self._models, clock)
+        self._stalls = StallGuard(StallDetector(settings, GROUP))
         self._report = Report(health, self._models, self._progress, self._source, clock)
         self._consumer_thread = ThreadPoolExecutor(1, "consumer")
         self._committer_thread = ThreadPoolExecutor(1, "committer")
@@ -101,6 +103,8 @@ class Gateway:
         """Serve until told to stop; then finish what is under way."""
         async with contextlib.AsyncExitStack() as closing, asyncio.TaskGroup() as group:
             closing.push_async_callback(self._triton.close)
+            self._stalls.start()
+            closing.callback(self._stalls.close)
             closing.push_async_callback(self._in, self._consumer_thread, self._source.close)
             closing.push_async_callback(self._in, self._committer_thread, self._committer.close)
             tasks = [
@@ -138,11 +142,10 @@ class Gateway:
                 while any(self._is_full(model) for model in self._served if not model.away):
                     self._committed.clear()
                     await self._committed.wait()
-        return {
-            topic
-            for topic, model in self._models.items()
-            if model.away or model.route is None or self._is_full(model)
-        }
+        return {topic for topic, model in self._models.items() if not self._is_read(model)}
+
+    def _is_read(self, model: Model) -> bool:
+        return model.route is not None and not model.away and not self._is_full(model)
 
     def _is_full(self, model: Model) -> bool:
         records, size_bytes = self._progress.held(model.requests, model.redrives)
@@ -285,9 +288,18 @@ class Gateway:
     async def _watch(self) -> None:
         while True:
             self._report.tell()
+            self._stalls.reading(self._reading())
             for assignment in self._halts.due(self._progress.assignments()):
                 assignment.halted = ""
             await asyncio.sleep(REPORT_SEC)
+
+    def _reading(self) -> dict[Place, int]:
+        """How far the partitions are polled that are to be polled now."""
+        return {
+            (assignment.topic, assignment.partition): assignment.position
+            for assignment in self._progress.assignments()
+            if not assignment.halted and self._is_read(self._models[assignment.topic])
+        }
 
     async def _care(self) -> None:
         while True:
