@@ -1,18 +1,17 @@
 """A ClickHouse server process for tests, and raw HTTP to it."""
 
-import atexit
 import http.client
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
+
+from tests.services import die_with_parent
 
 PASSWORD = "s3cret"
 READY_SEC = 60.0
@@ -94,8 +93,8 @@ def start(folder: Path, *more: str) -> ServerProcess:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TZ": "UTC"},
+        preexec_fn=die_with_parent,
     )
-    atexit.register(process.kill)  # where a test fails before it stops its server; no harm to one that ended
     assert process.stdout is not None
     line = process.stdout.readline()  # ends with the process, if that fails
     if not line.startswith("listening on "):
@@ -110,10 +109,3 @@ def stop(server: ServerProcess) -> int:
     assert server.process.stdout is not None
     server.process.stdout.close()
     return status
-
-
-def wait_until(condition: Any, what: str, deadline_sec: float = 20.0) -> None:
-    end = time.monotonic() + deadline_sec
-    while not condition():
-        assert time.monotonic() < end, f"not within {deadline_sec} s: {what}"
-        time.sleep(0.02)

@@ -14,7 +14,8 @@ import lz4.frame
 import pytest
 import zstandard
 
-from tests.compose.clickhouse_server import PASSWORD, ServerProcess, start, stop, wait_until
+from tests.compose.clickhouse_server import PASSWORD, ServerProcess, start, stop
+from tests.waiting import until
 
 _SLOW = "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64(number))"
 
@@ -212,7 +213,7 @@ def test_a_get_and_readonly_do_not_write_even_for_the_writer(
 def test_a_query_id_runs_once_at_a_time(server: ServerProcess) -> None:
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.http, "SELECT sleep(2)", params={"query_id": "twin"})
-        wait_until(lambda: running_queries(server, "twin") == 1, "the first runs")
+        until(lambda: running_queries(server, "twin") == 1, "the first runs")
         assert (
             server.http("SELECT 1", params={"query_id": "twin"}).headers["X-ClickHouse-Exception-Code"]
             == "216"
@@ -228,14 +229,12 @@ def test_a_session_is_known_locked_and_lost(server: ServerProcess) -> None:
     assert server.http("SELECT getSetting('max_threads')", params=session).body == b"5\n"
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(server.http, "SELECT sleep(2), 'lock'", params=session | {"query_id": "lock"})
-        wait_until(lambda: running_queries(server, "lock"), "the session's query runs")
+        until(lambda: running_queries(server, "lock"), "the session's query runs")
         assert server.http("SELECT 1", params=session).headers["X-ClickHouse-Exception-Code"] == "373"
         assert slow.result().status == 200
     last = {"session_id": "short", "session_timeout": "0", "session_check": "1"}
     assert server.http("SELECT 1", params=last).status == 200
-    wait_until(
-        lambda: b"SESSION_NOT_FOUND" in server.http("SELECT 1", params=last).body, "the session is gone"
-    )
+    until(lambda: b"SESSION_NOT_FOUND" in server.http("SELECT 1", params=last).body, "the session is gone")
 
 
 def test_a_large_result_streams_through_flat_memory(server: ServerProcess) -> None:
@@ -273,14 +272,14 @@ def test_a_client_that_leaves_stops_its_query(server: ServerProcess) -> None:
     request = f"POST /?query_id=leaver HTTP/1.1\r\nHost: x\r\nContent-Length: {len(_SLOW)}\r\n\r\n{_SLOW}"
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(request.encode())
-        wait_until(lambda: running_queries(server, "leaver") == 1, "the query runs")
-    wait_until(lambda: running_queries(server, "leaver") == 0, "the query is stopped")
+        until(lambda: running_queries(server, "leaver") == 1, "the query runs")
+    until(lambda: running_queries(server, "leaver") == 0, "the query is stopped")
 
 
 def test_kill_query_knows_the_ids_clients_know(server: ServerProcess) -> None:
     with ThreadPoolExecutor(1) as pool:
         victim = pool.submit(server.http, _SLOW, params={"query_id": "victim"})
-        wait_until(lambda: running_queries(server, "victim") == 1, "the query runs")
+        until(lambda: running_queries(server, "victim") == 1, "the query runs")
         server.write("KILL QUERY WHERE query_id = 'victim' SYNC")
         assert victim.result().headers["X-ClickHouse-Exception-Code"] == "394"
 

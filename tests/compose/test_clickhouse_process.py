@@ -9,7 +9,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from compose.embedded.clickhouse.__main__ import EXIT_DATA_IN_USE, EXIT_PORT_TAKEN
-from tests.compose.clickhouse_server import ServerProcess, command, start, stop, wait_until
+from tests.compose.clickhouse_server import ServerProcess, command, start, stop
+from tests.waiting import until
 
 _TABLE = "CREATE TABLE IF NOT EXISTS t (batch Int64, row Int64) ENGINE = MergeTree ORDER BY batch"
 _BATCH_ROWS = 500
@@ -61,7 +62,7 @@ def test_sigterm_finishes_a_running_insert_and_stops_a_running_query(tmp_path: P
         reading = pool.submit(
             server.http, "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64(number))"
         )
-        wait_until(lambda: server.http("SELECT count() FROM system.processes").body == b"3\n", "both run")
+        until(lambda: server.http("SELECT count() FROM system.processes").body == b"3\n", "both run")
         assert stop(server) == 0
         assert inserting.result().status == 200
         assert reading.result().headers["X-ClickHouse-Exception-Code"] == "394"
@@ -89,7 +90,7 @@ def run_and_kill(folder: Path, batches: Iterator[int]) -> list[int]:
     acknowledged: list[int] = []
     with ThreadPoolExecutor(3) as pool:
         writers = [pool.submit(insert_until_killed, server, batches, acknowledged) for _ in range(3)]
-        wait_until(lambda: len(acknowledged) >= 20, "some inserts are acknowledged")
+        until(lambda: len(acknowledged) >= 20, "some inserts are acknowledged")
         server.process.kill()
         for writer in writers:
             writer.result()

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Message, TopicPartition
 
-from compose.embedded.ports import free_ports
 from features.columns import Columns
 from runtime.artifacts import ArtifactStore
 from runtime.kafka import admin, consumer, producer, topic_ids
@@ -31,29 +25,18 @@ from schemas.arrow import decode_batch
 from schemas.events import Arm, RouteTable
 from schemas.formats import ARROW_TYPE
 from schemas.topics import DEAD_LETTERS, OBSERVATIONS, PREDICTIONS, REQUESTS, ROUTES
+from tests.reader import Reader
+from tests.services import Service
 from tests.triton_models.artifacts import write_version
+from tests.waiting import until
 
 MODEL = "electricity"
 REQUESTS_TOPIC = REQUESTS.for_model(MODEL)
 PREDICTIONS_TOPIC = PREDICTIONS.for_model(MODEL)
-DEADLINE_SEC = 60.0
 GOLDEN = Columns(np.random.default_rng(7).random((32, 6), dtype=np.float32), pa.array([], pa.string()))
 FEATURES = {
     "period": 0.5, "nswprice": 0.06, "nswdemand": 0.44, "vicprice": 0.003, "vicdemand": 0.42, "transfer": 0.41,
 }  # fmt: skip
-
-
-def until(
-    condition: Callable[[], Any], what: str = "the condition", deadline_sec: float = DEADLINE_SEC
-) -> Any:
-    """Wait until `condition()` is true and return its value."""
-    deadline = time.monotonic() + deadline_sec
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"{what} did not come true within {deadline_sec:.0f} s"
-        time.sleep(0.02)
 
 
 def version(settings: Settings, name: str, golden_error: float = 0.0) -> str:
@@ -127,38 +110,6 @@ def send(settings: Settings, records: Sequence[Mapping[str, Any]], topic: str = 
     return [place for place in places if place is not None]
 
 
-class Reader:
-    """Committed records of a topic, from its end as it was when the reader was made."""
-
-    def __init__(self, settings: Settings, topic: str) -> None:
-        self._client: Consumer = consumer(settings, f"test-{uuid.uuid4()}")
-        partitions = self._client.list_topics(topic, timeout=10).topics[topic].partitions
-        self._client.assign(
-            [
-                TopicPartition(topic, p, self._client.get_watermark_offsets(TopicPartition(topic, p), 10)[1])
-                for p in partitions
-            ]
-        )
-        self.messages: list[Message] = []
-
-    def read(self, timeout_sec: float = 0.2) -> list[Message]:
-        """All records so far."""
-        for message in self._client.consume(10_000, timeout_sec):
-            assert message.error() is None, message.error()
-            self.messages.append(message)
-        return self.messages
-
-    def until(self, count: int, deadline_sec: float = DEADLINE_SEC) -> list[Message]:
-        """Wait for `count` records; fails if more come."""
-        until(lambda: len(self.read()) >= count, f"{count} records", deadline_sec)
-        self.read(0.5)
-        assert len(self.messages) == count
-        return self.messages
-
-    def close(self) -> None:
-        self._client.close()
-
-
 class Readers:
     """What a gateway writes for one model's requests."""
 
@@ -166,6 +117,9 @@ class Readers:
         self.predictions = Reader(settings, PREDICTIONS_TOPIC)
         self._observations = Reader(settings, OBSERVATIONS.name)
         self.dead_letters = Reader(settings, DEAD_LETTERS.name)
+        self._rows: list[dict[str, Any]] = []
+        self._decoded = 0
+        self._awaited_rows: int | None = None
 
     def answers(self, count: int) -> list[dict[str, Any]]:
         """The predictions of `count` records, in the order of partition and offset."""
@@ -180,16 +134,29 @@ class Readers:
 
     def observations(self, count: int) -> list[dict[str, Any]]:
         """`count` observation rows."""
+        self._observations.wait(lambda _: len(self._observed()) >= count, f"{count} rows")
+        self._awaited_rows = count
+        self._expect_no_more_rows()
+        return self._rows
 
-        def rows() -> list[dict[str, Any]]:
-            return [
-                row for m in self._observations.read() for row in decode_batch(m.value() or b"").to_pylist()
-            ]
+    def _observed(self) -> list[dict[str, Any]]:
+        """The rows so far, each record decoded once."""
+        messages = self._observations.messages
+        for message in messages[self._decoded :]:
+            self._rows += decode_batch(message.value() or b"").to_pylist()
+        self._decoded = len(messages)
+        return self._rows
 
-        until(lambda: len(rows()) >= count, f"{count} observations")
-        found = rows()
-        assert len(found) == count
-        return found
+    def expect_no_more(self) -> None:
+        """Fails if more has come than a test has waited for, of what it has waited for."""
+        self.predictions.expect_no_more()
+        self.dead_letters.expect_no_more()
+        self._expect_no_more_rows()
+
+    def _expect_no_more_rows(self) -> None:
+        if self._awaited_rows is not None:
+            self._observations.read()
+            assert len(self._observed()) == self._awaited_rows
 
     def close(self) -> None:
         for reader in (self.predictions, self._observations, self.dead_letters):
@@ -198,42 +165,22 @@ class Readers:
 
 @contextlib.contextmanager
 def readers(settings: Settings) -> Iterator[Readers]:
+    """What is written within the block; at its end nothing may have come beside what was waited for."""
     found = Readers(settings)
     try:
         yield found
+        found.expect_no_more()
     finally:
         found.close()
 
 
-class Gateway:
-    """`python -m inference`."""
+class Gateway(Service):
+    """`python -m inference`, started."""
 
     def __init__(self, settings: Settings, folder: Path, slot: int = 0) -> None:
-        (self._port,) = free_ports(1)
-        environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1"}
-        environment |= {"TIDEMILL_SLOT": str(slot), "TIDEMILL_HTTP_PORT": str(self._port)}
-        self.log = folder / f"gateway-{self._port}.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "inference"], env=environment, stderr=log)
-
-    def health(self) -> dict[str, Any]:
-        """Its own word, {} while nobody listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=3) as answer:
-                found: dict[str, Any] = json.load(answer)
-        except urllib.error.HTTPError as error:
-            found = json.load(error)
-        except OSError:
-            assert self.process.poll() is None, self.log.read_text()
-            return {}
-        return found
-
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=3) as answer:
-            return str(answer.read().decode())
-
-    def wait_ready(self) -> None:
-        until(lambda: self.health().get("ready"), f"ready: {self.log}")
+        name = f"gateway-{uuid.uuid4().hex[:8]}.log"
+        super().__init__(settings, folder / name, "inference", OMP_NUM_THREADS="1", TIDEMILL_SLOT=str(slot))
+        self.start()
 
     def wait_route(self, revision: int) -> dict[str, Any]:
         """Wait until the route of that revision is in effect; what /health says of it."""
@@ -245,19 +192,6 @@ class Gateway:
         found: dict[str, Any] = until(served, f"route {revision}: {self.log}")
         return found
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-    def end(self) -> int:
-        """Tell it to stop; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(20)
-        finally:
-            self.process.kill()
-            self.process.wait(10)
-
 
 @contextlib.contextmanager
 def gateway(settings: Settings, folder: Path, slot: int = 0) -> Iterator[Gateway]:
@@ -266,8 +200,8 @@ def gateway(settings: Settings, folder: Path, slot: int = 0) -> Iterator[Gateway
     try:
         yield running
     finally:
-        already = running.process.poll()
-        code = running.end() if already is None else already
+        ended = running.exit_code
+        code = running.stop() if ended is None else ended
     assert code in (0, -signal.SIGKILL), running.log.read_text()[-4000:]
 
 

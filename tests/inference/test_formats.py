@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,19 @@ from schemas.arrow import PREDICTIONS, decode_batch, encode_batch
 from schemas.formats import ARROW_TYPE, MSGPACK_TYPE
 from schemas.identity import prediction_id
 from schemas.requests import Prediction
-from tests.inference.serving import FEATURES, arm, gateway, readers, request, route, send, topic_id, version
+from tests.inference.serving import (
+    FEATURES,
+    Gateway,
+    arm,
+    gateway,
+    readers,
+    request,
+    route,
+    send,
+    topic_id,
+    version,
+)
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 ARROW = [("content-type", ARROW_TYPE.encode())]
@@ -32,14 +46,22 @@ def settings(infrastructure: Stack) -> Settings:
     return settings
 
 
+@pytest.fixture(scope="module")
+def running(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The gateway that the tests share, until the last one kills it."""
+    with gateway(settings, tmp_path_factory.mktemp("gateway")) as process:
+        process.wait_ready()
+        yield process
+
+
 def rows(n: int, seed: int = 0, **columns: Any) -> bytes:
     values = np.random.default_rng(seed).random((n, len(FEATURES)), dtype=np.float32)
     found: dict[str, Any] = {name: values[:, i] for i, name in enumerate(FEATURES)} | columns
     return encode_batch(pa.record_batch({name: pa.array(column) for name, column in found.items()}))
 
 
-def test_each_format_is_answered_in_itself(settings: Settings, tmp_path: Path) -> None:
-    with readers(settings) as read, gateway(settings, tmp_path):
+def test_each_format_is_answered_in_itself(settings: Settings, running: Gateway) -> None:
+    with readers(settings) as read:
         sent = send(
             settings,
             [
@@ -83,12 +105,12 @@ def test_each_format_is_answered_in_itself(settings: Settings, tmp_path: Path) -
 
 
 def test_bad_rows_of_an_arrow_record_are_refused_alone_and_dead_lettered_once(
-    settings: Settings, tmp_path: Path
+    settings: Settings, running: Gateway
 ) -> None:
     period = np.full(100, 0.5, np.float32)
     period[[17, 40]] = np.nan, 7
     value = rows(100, period=period)
-    with readers(settings) as read, gateway(settings, tmp_path):
+    with readers(settings) as read:
         (sent,) = send(settings, [{"key": b"k", "value": value, "headers": ARROW}])
         (answer,) = read.batches(1)
         observed = read.observations(100)
@@ -114,7 +136,7 @@ def test_bad_rows_of_an_arrow_record_are_refused_alone_and_dead_lettered_once(
 
 
 def test_many_arrow_records_are_answered_once_and_in_order_across_a_kill(
-    settings: Settings, tmp_path: Path
+    settings: Settings, running: Gateway, tmp_path: Path
 ) -> None:
     sizes = [1, 7, 1500, 300, 1, 2048] * 20
     records = [
@@ -122,10 +144,12 @@ def test_many_arrow_records_are_answered_once_and_in_order_across_a_kill(
         for i, size in enumerate(sizes)
     ]  # fmt: skip
     with readers(settings) as read:
-        with gateway(settings, tmp_path) as first:
-            send(settings, records)
-            read.predictions.read(5.0)
-            first.kill()
+        running.process.send_signal(signal.SIGSTOP)  # or it might be through before the last one is sent
+        send(settings, records)
+        running.process.send_signal(signal.SIGCONT)
+        until(read.predictions.read, "the first answers")
+        running.kill()
+        assert len(read.predictions.read()) < len(sizes)
         with gateway(settings, tmp_path):
             answers = read.batches(len(sizes))
             observed = read.observations(sum(sizes))

@@ -31,9 +31,9 @@ from tests.inference.serving import (
     route,
     send,
     topic_id,
-    until,
     version,
 )
+from tests.waiting import until
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -54,7 +54,7 @@ def gateways(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
     shared: list[Gateway] = []
     yield shared
     for process in shared:
-        assert process.end() == 0, process.log.read_text()[-4000:]
+        assert process.stop() == 0, process.log.read_text()[-4000:]
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def running(
 ) -> Gateway:
     """A gateway that serves `champion` and has nothing left to do."""
     revision = route(settings, arm(champion))
-    if not gateways or gateways[0].process.poll() is not None:
+    if not gateways or gateways[0].exit_code is not None:
         gateways[:] = [Gateway(settings, tmp_path_factory.mktemp("gateway"))]
     (process,) = gateways
     process.wait_ready()
@@ -284,7 +284,7 @@ def test_killed_in_the_middle_each_request_is_still_answered_exactly_once_and_in
         settings,
         [{"value": request(), "key": b"%d" % i, "timestamp": 1_700_000_000_000 + i} for i in range(count)],
     )
-    until(lambda: written.predictions.read(0.01), "the first answers")
+    until(written.predictions.read, "the first answers")
     running.kill()
     with gateway(settings, tmp_path) as successor:
         successor.wait_ready()

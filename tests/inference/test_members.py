@@ -25,9 +25,9 @@ from tests.inference.serving import (
     route,
     send,
     topic_id,
-    until,
     version,
 )
+from tests.waiting import until
 
 BLOCK = 200
 FIRST_MS = 1_700_000_000_000
@@ -75,7 +75,7 @@ class Load:
 
 
 def has_partitions(member: Gateway) -> bool:
-    return any(name.startswith(f"requests.{MODEL}:") for name in member.health().get("stages", {}))
+    return any(name.startswith(f"requests.{MODEL}:") for name in member.stages())
 
 
 def test_members_that_come_and_go_under_load_answer_each_request_once_and_in_order(
@@ -96,7 +96,7 @@ def test_members_that_come_and_go_under_load_answer_each_request_once_and_in_ord
             third = members.enter_context(gateway(settings, tmp_path, slot=2))
             until(lambda: has_partitions(third), "the third has partitions")
             load.goes_on()
-            assert first.end() == 0
+            assert first.stop() == 0
             again = members.enter_context(gateway(settings, tmp_path, slot=1))
             until(lambda: has_partitions(again), "the second is back")
             load.goes_on()

@@ -29,7 +29,6 @@ from tests.inference.serving import (
     MODEL,
     REQUESTS_TOPIC,
     Gateway,
-    Reader,
     Readers,
     arm,
     gateway,
@@ -38,9 +37,10 @@ from tests.inference.serving import (
     route,
     send,
     topic_id,
-    until,
     version,
 )
+from tests.reader import Reader
+from tests.waiting import until
 
 REDRIVES_TOPIC = REDRIVES.for_model(MODEL)
 
@@ -208,6 +208,7 @@ def test_a_redrive_that_was_killed_before_its_commit_leaves_nothing(
         dying.commit()
     decided.close()
     redriven.close()
+    written.dead_letters.until(2)  # with its second attempt
 
 
 def test_what_is_discarded_is_not_redriven(written: Readers, settings: Settings) -> None:
@@ -238,7 +239,7 @@ def test_many_go_in_the_order_of_their_originals_to_the_same_partition(
         expected = [request(**{field: i}) for i, place in enumerate(places) if place.partition == partition]
         assert {*values} == {*expected}
         assert len(values) == len(expected)
-    until(lambda: len(written.dead_letters.read()) == 80, "their second attempt")
+    written.dead_letters.until(80)  # with their second attempts
 
 
 def test_the_command_line_says_how_many_and_asks(
@@ -268,6 +269,7 @@ def test_the_command_line_says_how_many_and_asks(
     assert run("redrive", "--field", field, "--since", "10m", answer="y\n").endswith("2 redriven\n")
     assert "nothing open" in run("redrive", one, "--yes")
     assert json.loads(run("list", "--field", field, "--status", "redriven", "--json"))["count"] == 2
+    written.dead_letters.until(5)  # with their second attempts
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -29,6 +25,7 @@ from schemas.identity import prediction_id
 from schemas.topics import DEAD_LETTERS
 from schemas.topics import OBSERVATIONS as OBSERVATIONS_TOPIC
 from schemas.topics import OUTCOMES as OUTCOMES_TOPIC
+from tests.reader import Reader
 from warehouse.client import connect
 
 MODEL = "colour"
@@ -46,47 +43,9 @@ partitions = 2
 orphan_after_sec = 1
 """
 REQUEST_TOPIC_ID = uuid.uuid4()
-WAIT_SEC = 30.0
 TO_THE_END: dict[str, Any] = {"enable.partition.eof": True}
 
 Headers = dict[str, str]
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_sec: float = WAIT_SEC) -> Any:
-    """The first true value of `condition`."""
-    deadline = time.monotonic() + timeout_sec
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {timeout_sec:.0f} s: {what}"
-        time.sleep(0.02)
-
-
-class Service:
-    """`python -m streams labels` as a process."""
-
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self._environment = {**os.environ, **settings.environment()}
-        self._log = log
-        self.process = self._start()
-
-    def kill(self) -> None:
-        """SIGKILL, and a successor."""
-        self.process.kill()
-        self.process.wait()
-        self.process = self._start()
-
-    def end(self) -> int:
-        """SIGTERM; the exit code."""
-        self.process.terminate()
-        return self.process.wait(30)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "streams", "labels"], env=self._environment, stderr=log, stdout=log
-            )
 
 
 class Loop:
@@ -101,6 +60,12 @@ class Loop:
         self._producer = producer(settings)
         self._offsets = itertools.count()
         self._ends = EndOffsets(settings)
+        self._outcomes = Reader(settings, OUTCOMES_TOPIC.name, from_start=True)
+        self._letters = Reader(settings, DEAD_LETTERS.name, from_start=True)
+        self._rows: dict[bytes, list[dict[str, Any]]] = {}
+        """Outcomes so far, by prediction id."""
+        self._decoded = 0
+        """Records that they are from."""
         self._sunk = {
             OBSERVATIONS_TOPIC.name: "internal.observations",
             OUTCOMES_TOPIC.name: "internal.outcomes",
@@ -193,14 +158,6 @@ class Loop:
         """A label."""
         self.tell(msgspec.json.encode(Feedback(kind="label", value=truth, **fields)))
 
-    def read(self, topic: str) -> list[tuple[bytes, Headers]]:
-        """All committed records of a topic: value and headers."""
-        found = []
-        for message in self._read_on([TopicPartition(*place, 0) for place in self._ends.of([topic])]):
-            headers = pairs(message.headers())
-            found.append((message.value() or b"", {name: text(headers, name) for name, _ in headers}))
-        return found
-
     def _read_on(self, places: list[TopicPartition]) -> list[Message]:
         """What is committed from `places` on. A commit returns before its markers are written: it is read to the ends of now."""
         ends = self._ends.of({place.topic for place in places})
@@ -228,19 +185,23 @@ class Loop:
 
     def outcomes(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """All outcome rows of these predictions, from the topic itself, by prediction (in order of `ids`), revision and arm."""
-        order = {uuid.UUID(id_).bytes: place for place, id_ in enumerate(ids)}
-        rows = [
+        for message in self._outcomes.read()[self._decoded :]:
+            for row in decode_batch(message.value() or b"").to_pylist():
+                self._rows.setdefault(row["prediction_id"], []).append(row)
+        self._decoded = len(self._outcomes.messages)
+        return [
             row
-            for value, _ in self.read(OUTCOMES_TOPIC.name)
-            for row in decode_batch(value).to_pylist()
-            if row["prediction_id"] in order
+            for id_ in ids
+            for row in sorted(
+                self._rows.get(uuid.UUID(id_).bytes, []), key=lambda row: (row["revision"], row["arm"])
+            )
         ]
-        return sorted(rows, key=lambda row: (order[row["prediction_id"]], row["revision"], row["arm"]))
 
     def letters(self, value: bytes) -> list[Headers]:
         """Headers of the dead letters that hold `value`."""
-        return [
-            headers
-            for found, headers in self.read(DEAD_LETTERS.name)
-            if found == value and headers[dead_letters.STAGE] == "labels"
-        ]
+        found = []
+        for message in self._letters.read():
+            headers = pairs(message.headers())
+            if message.value() == value and text(headers, dead_letters.STAGE) == "labels":
+                found.append({name: text(headers, name) for name, _ in headers})
+        return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import statistics
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import msgspec
@@ -12,7 +15,11 @@ import pytest
 
 from schemas import dead_letters
 from schemas.feedback import Feedback
-from tests.streams.labels.loop import Loop, Service, wait_for
+from schemas.topics import STATE
+from tests.compose.clickhouse_server import ServerProcess
+from tests.services import Service
+from tests.streams.labels.loop import Loop
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -21,7 +28,7 @@ def test_a_label_becomes_one_outcome_per_arm(loop: Loop, service: Service) -> No
     (prediction,) = loop.predict([0.8], arms=("champion", "major"))
     loop.sink()
     loop.label("red", prediction_id=prediction, at_ms=1_700_000_000_000, feedback_id="first")
-    champion, major = wait_for(lambda: loop.outcomes([prediction]), "outcomes of the label")
+    champion, major = until(lambda: loop.outcomes([prediction]), "outcomes of the label")
     assert (champion["arm"], champion["role"], champion["version"]) == ("champion", "live", "1.0")
     assert (major["arm"], major["role"], major["version"]) == ("major", "shadow", "1.1")
     assert champion["outcome_id"] != major["outcome_id"]
@@ -40,30 +47,44 @@ def test_a_label_whose_prediction_is_there_is_joined_within_50_ms(loop: Loop, se
     delays_ms = []
     for prediction in predictions:
         loop.label("red", prediction_id=prediction)
-        (outcome,) = wait_for(partial(loop.outcomes, [prediction]), "outcome")
+        (outcome,) = until(partial(loop.outcomes, [prediction]), "outcome")
         delays_ms.append(outcome["joined_at"].timestamp() * 1000 - outcome["labeled_at"].timestamp() * 1000)
     assert statistics.median(delays_ms) <= 50, delays_ms
 
 
-def test_a_label_on_what_was_just_observed_is_joined_before_the_sink_has_it(
-    loop: Loop, service: Service
-) -> None:
-    # The stage reads on from the end of `observations`: what it has joined without ClickHouse proves that it does.
-    def joined() -> list[str]:
-        predictions = loop.predict([0.8], request_ids=["lately"], arms=("champion", "major"))
-        loop.label("red", request_id="lately")
-        wait_for(lambda: loop.outcomes(predictions) or time.monotonic() > patience_sec, "outcome")
-        return predictions
+@contextlib.contextmanager
+def frozen(engine: ServerProcess) -> Iterator[None]:
+    """ClickHouse answers nobody within the block."""
+    engine.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        engine.process.send_signal(signal.SIGCONT)
 
-    loop.sink()
-    patience_sec = time.monotonic() + 5
-    (prediction,) = joined()
-    champion, major = loop.outcomes([prediction])
-    assert (champion["arm"], major["arm"]) == ("champion", "major")
-    assert loop.clickhouse.query(f"SELECT count() FROM predictions WHERE prediction_id = '{prediction}'").result_rows == [(0,)]  # fmt: skip
-    loop.label("blue", prediction_id=prediction)
-    wait_for(lambda: len(loop.outcomes([prediction])) == 4, "revised outcomes, still without the sink")
-    assert {row["revision"] for row in loop.outcomes([prediction])} == {0, 1}
+
+def test_a_label_on_what_was_just_observed_is_joined_and_revised_without_clickhouse(
+    loop: Loop, service: Service, engine: ServerProcess
+) -> None:
+    service.wait_ready()  # it reads on in `observations` from here
+    known, again, named, asked = loop.predict([0.8] * 4, ["", "", "lately", ""], arms=("champion", "major"))
+    # The first may have to wait for its observation, which the four share. The second's transaction begins when the first's is over.
+    for each in (known, again):
+        loop.label("red", prediction_id=each)
+        until(partial(loop.outcomes, [each]), "an outcome: the stage has observed it")
+    waiting = loop.end_of(STATE.name)
+    with frozen(engine):
+        loop.label("red", request_id="lately")
+        loop.label("red", prediction_id=asked)
+        until(lambda: len(loop.outcomes([named, asked])) == 4, "outcomes of both arms")
+        loop.label("blue", prediction_id=asked)
+        until(lambda: len(loop.outcomes([asked])) == 4, "revised outcomes")
+    assert loop.end_of(STATE.name) == waiting, "a label had to wait"
+    there = [(row["arm"], row["revision"], row["truth"]) for row in loop.outcomes([named, asked])]
+    assert there == [
+        ("champion", 0, "red"), ("major", 0, "red"),
+        ("champion", 0, "red"), ("major", 0, "red"), ("champion", 1, "blue"), ("major", 1, "blue"),
+    ]  # fmt: skip
+    assert loop.clickhouse.query(f"SELECT count() FROM predictions WHERE prediction_id IN ('{named}', '{asked}')").result_rows == [(0,)]  # fmt: skip
 
 
 def test_a_label_that_comes_just_before_its_answer_is_joined_with_the_answer(
@@ -72,7 +93,7 @@ def test_a_label_that_comes_just_before_its_answer_is_joined_with_the_answer(
     requested_ms = time.time_ns() // 1_000_000
     loop.label("blue", request_id="on its way")
     (prediction,) = loop.predict([0.3], request_ids=["on its way"], requested_ms=requested_ms)
-    (outcome,) = wait_for(lambda: loop.outcomes([prediction]), "outcome, without the sink")
+    (outcome,) = until(lambda: loop.outcomes([prediction]), "outcome, without the sink")
     assert outcome["truth"] == "blue"
 
 
@@ -82,7 +103,7 @@ def test_an_early_label_waits_for_its_prediction(loop: Loop, service: Service) -
     (prediction,) = loop.predict([0.3], request_ids=["early"])
     assert loop.outcomes([prediction]) == []
     loop.sink()
-    (outcome,) = wait_for(lambda: loop.outcomes([prediction]), "outcome of the early label")
+    (outcome,) = until(lambda: loop.outcomes([prediction]), "outcome of the early label")
     assert (outcome["truth"], outcome["correct"]) == ("blue", 1)
 
 
@@ -96,7 +117,7 @@ def test_a_request_id_used_twice_means_the_newest_prediction_before_the_feedback
     loop.sink()
     feedback = Feedback(kind="label", value="red", request_id="twice")
     loop.tell(msgspec.json.encode(feedback), at_ms=now_ms - 1000)
-    wait_for(lambda: loop.outcomes([meant]), "outcome")
+    until(lambda: loop.outcomes([meant]), "outcome")
     assert loop.outcomes([old, new]) == []
 
 
@@ -104,13 +125,11 @@ def test_a_newer_label_revises_and_an_older_one_changes_nothing(loop: Loop, serv
     (prediction,) = loop.predict([0.8])
     loop.sink()
     loop.label("red", prediction_id=prediction, at_ms=2000)
-    wait_for(lambda: loop.outcomes([prediction]), "outcome")
+    until(lambda: loop.outcomes([prediction]), "outcome")
     loop.label("blue", prediction_id=prediction, at_ms=1000)
     loop.label("red", prediction_id=prediction, at_ms=2000)
     loop.label("blue", prediction_id=prediction, at_ms=3000)
-    first, second = wait_for(
-        lambda: len(found := loop.outcomes([prediction])) > 1 and found, "revised outcome"
-    )
+    first, second = until(lambda: len(found := loop.outcomes([prediction])) > 1 and found, "revised outcome")
     assert (first["truth"], second["truth"]) == ("red", "blue")
     assert (second["revision"], second["previous_truth"], second["correct"]) == (1, "red", 0)
     assert second["previous_loss"] == pytest.approx(first["loss"])
@@ -122,13 +141,13 @@ def test_what_was_joined_is_known_after_a_restart(loop: Loop, service: Service) 
     (prediction,) = loop.predict([0.8])
     loop.sink()
     loop.label("red", prediction_id=prediction, at_ms=2000)
-    wait_for(lambda: loop.outcomes([prediction]), "outcome")
-    service.kill()
+    until(lambda: loop.outcomes([prediction]), "outcome")
+    service.restart()
     loop.label("blue", prediction_id=prediction, at_ms=1000)
     loop.label("red", prediction_id=prediction, at_ms=2000)
     loop.label("blue", prediction_id=prediction, at_ms=3000)
     loop.sink()
-    _, second = wait_for(lambda: len(found := loop.outcomes([prediction])) > 1 and found, "revised outcome")
+    _, second = until(lambda: len(found := loop.outcomes([prediction])) > 1 and found, "revised outcome")
     assert (second["revision"], second["truth"], second["previous_truth"]) == (1, "blue", "red")
 
 
@@ -138,15 +157,15 @@ def test_an_unknown_id_is_dead_lettered_once_and_a_later_prediction_revives_it(
     feedback = msgspec.json.encode(Feedback(kind="label", value="red", request_id="never seen"))
     loop.tell(feedback, key=b"its key")
     loop.sink()
-    (headers,) = wait_for(lambda: loop.letters(feedback), "dead letter of the orphan")
+    (headers,) = until(lambda: loop.letters(feedback), "dead letter of the orphan")
     assert headers[dead_letters.REASON] == "orphan_feedback"
     assert headers[dead_letters.FIELD] == "request_id"
     assert headers[dead_letters.TOPIC] == "feedback.colour"
     (prediction,) = loop.predict([0.9], request_ids=["never seen"])
     loop.sink()
     # A restart reads the orphan from the state topic and tries it soon.
-    service.kill()
-    wait_for(lambda: loop.outcomes([prediction]), "outcome of the revived label", 90)
+    service.restart()
+    until(lambda: loop.outcomes([prediction]), "outcome of the revived label", 90)
     assert len(loop.letters(feedback)) == 1
 
 
@@ -169,8 +188,8 @@ def test_bad_feedback_is_dead_lettered_and_its_neighbours_are_joined(
     loop.label("red", prediction_id=before)
     loop.tell(value)
     loop.label("red", prediction_id=after)
-    wait_for(lambda: len(loop.outcomes([before, after])) == 2, "outcomes around the bad record")
-    (headers,) = wait_for(lambda: loop.letters(value), "dead letter")
+    until(lambda: len(loop.outcomes([before, after])) == 2, "outcomes around the bad record")
+    (headers,) = until(lambda: loop.letters(value), "dead letter")
     assert (headers[dead_letters.REASON], headers[dead_letters.FIELD]) == (reason, field)
 
 
@@ -184,5 +203,5 @@ def test_ratings_thumbs_comments_and_signals_pass(loop: Loop, service: Service) 
             )
         )
     loop.tell(msgspec.json.encode(Feedback(kind="correction", value="blue", prediction_id=prediction)))
-    (outcome,) = wait_for(lambda: loop.outcomes([prediction]), "outcome of the correction")
+    (outcome,) = until(lambda: loop.outcomes([prediction]), "outcome of the correction")
     assert outcome["truth"] == "blue"

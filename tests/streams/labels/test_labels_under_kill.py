@@ -17,7 +17,9 @@ import pytest
 from runtime.settings import Settings
 from schemas.feedback import Feedback
 from schemas.topics import OUTCOMES
-from tests.streams.labels.loop import CLASSES, Loop, Service, wait_for
+from tests.services import Service
+from tests.streams.labels.loop import CLASSES, Loop
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 PREDICTIONS, KILLS, ARMS = 3000, 3, ("champion", "major")
@@ -68,9 +70,9 @@ def test_outcomes_are_exact_whatever_is_killed(settings: Settings, loop: Loop, s
             loop.flush()
             if place % 3 == 2 and place // 3 < KILLS:
                 # Amid its work: after it has committed something of this chunk, and before it can be through.
-                wait_for(partial(_longer, loop, end), "the stage's next commit")
-                service.kill()
-        rows = wait_for(
+                until(partial(_longer, loop, end), "the stage's next commit")
+                service.restart()
+        rows = until(
             lambda: _complete(loop, newest), "an outcome of the newest label of every prediction", 90
         )
     finally:

@@ -18,7 +18,8 @@ from schemas.dead_letters import Origin
 from schemas.errors import UnknownModel
 from schemas.identity import prediction_id, prediction_ids
 from schemas.requests import Prediction, Rejected
-from tests.streams.sink.world import MODEL, World, observations, wait_for
+from tests.streams.sink.world import MODEL, World, observations
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 ROWS = 300
@@ -65,7 +66,7 @@ def test_the_audit_proves_a_whole_account_and_sees_each_fault(world: World) -> N
     whole = account(world)
     assert (whole.requests, whole.answered, whole.observations_live) == (ROWS, ROWS, ROWS)
     assert whole.ok, whole
-    wait_for(lambda: sink.stages(), "the sink is up")
+    until(lambda: sink.stages(), "the sink is up")
 
     answer(world, ids[7])
     answer(world, uuid.uuid4())
@@ -110,7 +111,7 @@ def test_attempts_are_accounted_for_apart_and_analysts_see_the_newest(world: Wor
     )
     member.close()
     world.sink()
-    wait_for(
+    until(
         lambda: world.count(f"count() FROM internal.observations WHERE prediction_id = '{made}'") == 2,
         "both attempts",
     )

@@ -11,16 +11,17 @@ from schemas.topics import OBSERVATIONS
 from streams.sink.plan import decode_plan
 from tests.compose.clickhouse_server import start
 from tests.streams.sink.proxy import Fault
-from tests.streams.sink.world import World, observations, wait_for
+from tests.streams.sink.world import World, observations
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
 
 def exactly(world: World, source: uuid.UUID, rows: int) -> None:
     """Waits until `rows` are there, in the table and in what its views fill; then there must be no more."""
-    wait_for(lambda: world.rows(source)[0] >= rows, f"{rows} rows, found {world.rows(source)}")
+    until(lambda: world.rows(source)[0] >= rows, f"{rows} rows, found {world.rows(source)}")
     end = world.end_offset("observations")
-    wait_for(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
+    until(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
     assert world.rows(source) == [rows] * 4
 
 
@@ -33,7 +34,7 @@ def test_committed_rows_arrive_once_aborted_ones_never_and_the_lag_reaches_zero(
     exactly(world, source, 400)
     # The log ends with an aborted transaction and its marker: nothing readable, and no lag.
     assert world.committed("observations").offset == world.end_offset("observations")
-    wait_for(lambda: sink.stage("observations:0").get("lag_records") == 0, "no lag")
+    until(lambda: sink.stage("observations:0").get("lag_records") == 0, "no lag")
     assert sink.stop() == 0
 
 
@@ -80,7 +81,7 @@ def test_a_crash_of_clickhouse_between_table_and_view_is_mended(world: World) ->
     sink.kill()
     assert world.rows(source) == [100, 100, 0, 100]
     world.sink()
-    wait_for(lambda: world.rows(source)[2] == 100, "the view's rows")
+    until(lambda: world.rows(source)[2] == 100, "the view's rows")
     exactly(world, source, 100)
 
 
@@ -99,7 +100,7 @@ def test_a_look_up_row_that_stands_twice_halts_nothing(world: World) -> None:
     )
     world.sink()
     end = world.end_offset("observations")
-    wait_for(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
+    until(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
     assert world.rows(source) == [100, 100, 200, 100]
 
 
@@ -115,8 +116,7 @@ def test_seeded_kills_under_load_leave_each_committed_row_once(world: World) -> 
         )
         committed += 1000 * commit
         if chance.random() < 0.12:
-            sink.kill()
-            sink.start()
+            sink.restart()
     exactly(world, source, committed)
 
 
@@ -125,17 +125,17 @@ def test_clickhouse_may_die_and_come_back(world: World) -> None:
     sink = world.sink()
     sink.wait_ready()
     world.transaction([observations(source, 0, 100)])
-    wait_for(lambda: world.rows(source)[0] == 100, "the first rows")
+    until(lambda: world.rows(source)[0] == 100, "the first rows")
     port = world.engine.port
     world.engine.process.kill()
     world.engine.process.wait()
     world.transaction([observations(source, 100, 100)])
-    wait_for(lambda: sink.stage("observations:0").get("state") == "paused", "the partition is paused")
+    until(lambda: sink.stage("observations:0").get("state") == "paused", "the partition is paused")
     world.transaction([observations(source, 200, 100)])
     revived = start(world.engine_folder, "--port", str(port))
     world.engine.process, world.engine.port = revived.process, revived.port
     exactly(world, source, 300)
-    wait_for(lambda: sink.stage("observations:0").get("state") == "running", "the partition runs again")
+    until(lambda: sink.stage("observations:0").get("state") == "running", "the partition runs again")
 
 
 def test_a_second_sink_takes_over_a_range_that_the_first_had_planned(world: World) -> None:
@@ -150,7 +150,7 @@ def test_a_second_sink_takes_over_a_range_that_the_first_had_planned(world: Worl
     first.kill()
     world.sink(slot=1)
     rows = partitions * 100
-    wait_for(lambda: world.rows(source)[0] >= rows, "all rows")
+    until(lambda: world.rows(source)[0] >= rows, "all rows")
     assert world.rows(source) == [rows] * 4
 
 
@@ -164,7 +164,7 @@ def test_two_sinks_share_the_partitions_and_the_rows_arrive_once(world: World) -
         )
         if number == 5:
             second = world.sink(slot=1)
-    wait_for(lambda: second.stages(), "the second has partitions")
-    wait_for(lambda: not first.stages().keys() & second.stages().keys(), "they share")
-    wait_for(lambda: world.rows(source)[0] >= 2000, "all rows")
+    until(lambda: second.stages(), "the second has partitions")
+    until(lambda: not first.stages().keys() & second.stages().keys(), "they share")
+    until(lambda: world.rows(source)[0] >= 2000, "all rows")
     assert world.rows(source) == [2000] * 4

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.streams.sink.world import World, observations, wait_for
+from tests.services import Service
+from tests.streams.sink.world import World, observations
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -34,31 +36,34 @@ def refusing(world: World, table: str, setting: tuple[str, str]) -> Iterator[Non
 
 
 @pytest.mark.parametrize("table", ["internal.observations", "internal.prediction_lookup"])
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [(TOO_MANY_PARTS, "TOO_MANY_PARTS"), (DISK_FULL, "NOT_ENOUGH_SPACE")],
-    ids=["parts", "disk"],
-)
-def test_the_sink_waits_for_clickhouse_and_each_row_arrives_once(
-    world: World, table: str, setting: tuple[str, str], says: str
-) -> None:
+def test_the_sink_waits_for_clickhouse_and_each_row_arrives_once(world: World, table: str) -> None:
     source = uuid.uuid4()
     sink = world.sink()
     sink.wait_ready()
     world.transaction([observations(source, 0, 100)])
-    wait_for(lambda: world.rows(source) == [100] * 4, "a first part")
-    with refusing(world, table, setting):
-        world.transaction([observations(source, 100, 100)])
-        wait_for(lambda: sink.stage("observations:0").get("state") == "paused", "the partition is paused")
-        assert says in sink.stage("observations:0")["note"]
-        world.transaction([observations(source, 200, 100)])
-        # A successor finds the plan, and meets the same refusal.
-        sink.kill()
-        sink.start()
-        wait_for(lambda: sink.stage("observations:0").get("state") == "paused", "the successor is paused too")
-        assert not world.alerts("observations:0")
-    wait_for(lambda: world.rows(source)[0] >= 300, "the rows")
-    end = world.end_offset("observations")
-    wait_for(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
-    assert world.rows(source) == [300] * 4
+    until(lambda: world.rows(source) == [100] * 4, "a first part")
+    for refusal, says in ((TOO_MANY_PARTS, "TOO_MANY_PARTS"), (DISK_FULL, "NOT_ENOUGH_SPACE")):
+        there = world.rows(source)[0]
+        with refusing(world, table, refusal):
+            world.transaction([observations(source, there, 100)])
+            until(lambda: is_paused(sink), "the partition is paused")
+            assert says in sink.stage("observations:0")["note"]
+            world.transaction([observations(source, there + 100, 100)])
+            # A successor finds the plan, and meets the same refusal.
+            sink.restart()
+            until(lambda: is_paused(sink), "the successor is paused too")
+            assert not world.alerts("observations:0")
+        arrived(world, source, there + 200)
     assert sink.stop() == 0
+
+
+def is_paused(sink: Service) -> bool:
+    return bool(sink.stage("observations:0").get("state") == "paused")
+
+
+def arrived(world: World, source: uuid.UUID, rows: int) -> None:
+    """Waits until `rows` are there and the sink has nothing more to do; then there must be no more."""
+    until(lambda: world.rows(source)[0] >= rows, "the rows")
+    end = world.end_offset("observations")
+    until(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
+    assert world.rows(source) == [rows] * 4

@@ -10,7 +10,8 @@ import pytest
 
 from schemas import dead_letters as names
 from schemas.events import Arm, RouteTable
-from tests.streams.sink.world import MODEL, World, wait_for
+from tests.streams.sink.world import MODEL, World
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -39,18 +40,18 @@ def test_events_feedback_and_dead_letters_arrive_and_tombstones_do_not(world: Wo
     ]  # fmt: skip
     world.produce("dead-letters", None, headers=headers)
     world.sink()
-    wait_for(
+    until(
         lambda: world.count(f"count() FROM internal.dead_letters WHERE source_topic_id = '{source_id}'"),
         "the dead letter",
     )
-    wait_for(
+    until(
         lambda: world.count(f"count() FROM internal.feedback WHERE request_id = '{request_id}'"),
         "the feedback",
     )
-    wait_for(
+    until(
         lambda: world.count(f"count() FROM internal.routes WHERE event_id = '{event_id}'"), "the route table"
     )
-    wait_for(lambda: world.count(f"count() FROM internal.alerts WHERE event_id = '{alert_id}'"), "the alert")
+    until(lambda: world.count(f"count() FROM internal.alerts WHERE event_id = '{alert_id}'"), "the alert")
     row = world.client.query(
         f"SELECT revision, arms, retained, frozen FROM internal.routes WHERE event_id = '{event_id}'"
     ).result_rows[0]

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,14 +17,15 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from numpy.typing import NDArray
 
-from compose.embedded.ports import free_ports
 from runtime.kafka import consumer, producer
 from runtime.settings import Settings
 from schemas.arrow import MS, OBSERVATION_COLUMNS, OBSERVATIONS, UUID, encode_batch
 from schemas.events import Alert
 from schemas.identity import prediction_ids
 from tests.compose.clickhouse_server import ServerProcess
+from tests.services import Service
 from tests.streams.sink.proxy import Proxy
+from tests.waiting import until
 
 WAIT_SEC: Final = 30.0
 MODEL: Final = "m"
@@ -43,15 +37,6 @@ module = "model:M"
 [features]
 a = { type = "float" }
 """
-
-
-def wait_for(condition: Callable[[], Any], what: str, deadline_sec: float = WAIT_SEC) -> Any:
-    """The first true value of `condition`."""
-    end = time.monotonic() + deadline_sec
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {deadline_sec:.0f} s: {what}"
-        time.sleep(0.02)
-    return found
 
 
 def observations(source: uuid.UUID, first: int, rows: int, at_ms: int | None = None) -> pa.RecordBatch:
@@ -79,54 +64,6 @@ def _filler(kind: pa.DataType, rows: int) -> pa.Array:
 
 
 @dataclass
-class SinkProcess:
-    """`python -m streams sink` as its supervisor would start it."""
-
-    settings: Settings
-    log: Path
-    port: int = 0
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> SinkProcess:
-        (self.port,) = free_ports(1)
-        environment = {**os.environ, **self.settings.environment(), "TIDEMILL_HTTP_PORT": str(self.port)}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streams", "sink"], env=environment, stderr=log, stdout=log
-            )
-        return self
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> int:
-        return self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> int:
-        if self.process is None:
-            return 0
-        process, self.process = self.process, None
-        process.send_signal(number)
-        return process.wait(WAIT_SEC)
-
-    def stages(self) -> dict[str, Any]:
-        """Its stages by name; empty until it answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
-                found: dict[str, Any] = json.load(answer)["stages"]
-        except OSError:
-            return {}
-        return found
-
-    def wait_ready(self) -> None:
-        wait_for(self.stages, f"the sink is ready, see {self.log}")
-
-    def stage(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.stages().get(name, {})
-        return found
-
-
-@dataclass
 class World:
     """Broker and ClickHouse, the proxy between sink and ClickHouse, and the sinks of one test."""
 
@@ -136,11 +73,11 @@ class World:
     proxy: Proxy
     folder: Path
     engine_folder: Path
-    sinks: list[SinkProcess] = field(default_factory=list)
+    sinks: list[Service] = field(default_factory=list)
 
-    def sink(self, slot: int = 0) -> SinkProcess:
+    def sink(self, slot: int = 0) -> Service:
         settings = msgspec.structs.replace(self.settings, clickhouse_url=self.proxy.url, slot=slot)
-        sink = SinkProcess(settings, self.folder / f"sink-{slot}.log").start()
+        sink = Service(settings, self.folder / f"sink-{slot}.log", "streams", "sink").start()
         self.sinks.append(sink)
         return sink
 
@@ -218,7 +155,7 @@ class World:
                 return False
             return True
 
-        wait_for(committed, "the group is empty")
+        until(committed, "the group is empty")
         member.close()
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
