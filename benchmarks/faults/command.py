@@ -18,7 +18,7 @@ import msgspec
 from clickhouse_connect.driver.client import Client
 
 from benchmarks.faults import cost as cost_of
-from benchmarks.faults import orders, outcomes, report, schedule
+from benchmarks.faults import letters, orders, outcomes, report, schedule
 from benchmarks.faults.account import Account
 from benchmarks.faults.actions import Event, Executor
 from benchmarks.faults.bugs.table import BUGS
@@ -147,6 +147,8 @@ class Run:
         self._patience = patience
         self._recoveries: Mapping[int, Recovery] = {}
         self._began = 0.0
+        self._given_up_ms = 0
+        """Feedback on nothing that was sent before is dead-lettered in the end."""
 
     def run(self, duration_sec: float) -> dict[str, Any]:
         """Load and faults, then quiet, then the account. The load lasts at least `duration_sec`."""
@@ -210,12 +212,16 @@ class Run:
     def _quiet(self, world: World, load: Load) -> list[str]:
         """Wait until all that was sent is through; what is not by then is a problem of its own, told with what the processes say."""
         say("quiet: waiting for the stages to catch up")
-        settings = world.settings
+        self._given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
+        settings, patience = world.settings, self._patience
         client = _warehouse(settings)
         try:
             wait_caught_up(settings, ("gateway", "sink", "labels"), self._patience.quiet_sec)
             outcomes.wait_for_labels(
-                client, self._seed, load.ledger.sent, self._patience.labels_sec, self._patience.still_sec
+                client, self._seed, load.ledger.sent, patience.labels_sec, patience.still_sec
+            )
+            letters.wait_for_orphans(
+                client, load.ledger, self._given_up_ms, patience.labels_sec, patience.still_sec
             )
             wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
             world.wait_whole(self._patience.quiet_sec)
@@ -232,10 +238,9 @@ class Run:
         reader = consumer(settings, f"account-{uuid.uuid4()}", **overrides)
         client = _warehouse(settings)
         truth = Truth(*(read_version(store, artifact) for artifact in world.artifacts))
-        given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         try:
             account = verify(
-                reader, client, load.ledger, truth, load.base_ms, self._orphan_after_sec, given_up_ms
+                reader, client, load.ledger, truth, load.base_ms, self._orphan_after_sec, self._given_up_ms
             )
             orders.check(
                 reader,

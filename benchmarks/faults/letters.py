@@ -25,6 +25,24 @@ SINK_SEC: Final = 10.0
 """What was read in Kafka a moment ago is in ClickHouse by then."""
 
 
+def wait_for_orphans(
+    client: Client, ledger: Ledger, given_up_ms: int, deadline_sec: float, still_sec: float
+) -> None:
+    """Return when all feedback on nothing that was sent before `given_up_ms` is dead-lettered, or as `settled` gives up: while ClickHouse
+    was away, nobody could tell that there is nothing."""
+    owed = {
+        place for place, (reason, _, at_ms) in ledger.odd_feedback.items()
+        if reason == ORPHAN and at_ms < given_up_ms
+    }  # fmt: skip
+
+    def missing() -> int:
+        sql = "SELECT source_partition, source_offset FROM internal.dead_letters WHERE model = {model:String} AND reason = {reason:String}"
+        found = client.query(sql, parameters={"model": MODEL, "reason": ORPHAN}).result_rows
+        return len(owed.difference((int(partition), int(offset)) for partition, offset in found))
+
+    settled(missing, lambda count: not count, deadline_sec, still_sec)
+
+
 def check(
     reader: Consumer, client: Client, ledger: Ledger, orphan_after_sec: int, given_up_ms: int, account: Account
 ) -> None:  # fmt: skip
