@@ -21,7 +21,8 @@ POOL = Bodies([b"one", b"two", b"three"], 1, [("content-type", b"application/jso
 @pytest.fixture
 def topic(infrastructure: Stack) -> str:
     name = f"bench-{uuid.uuid4().hex}"
-    for future in admin(infrastructure.settings).create_topics([NewTopic(name, 2, 1)]).values():
+    client = admin(infrastructure.settings)
+    for future in client.create_topics([NewTopic(name, 2, 1)]).values():
         future.result(10)
     return name
 
