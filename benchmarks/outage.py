@@ -26,9 +26,9 @@ from benchmarks.report import Line, Result, progress, show
 from benchmarks.stages import Bench, Service, bench, running
 from control.audit import audit
 from inference.source import GROUP as GATEWAY_GROUP
+from runtime.positions import SINK_GROUP
 from schemas.spec import load_spec
 from schemas.topics import OBSERVATIONS
-from streams.sink.loop import GROUP as SINK_GROUP
 
 MODEL: Final = "floats_8"
 FULL_SPEED_ROWS: Final = 300_000

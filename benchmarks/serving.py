@@ -15,9 +15,9 @@ from benchmarks.meter import Committed, Run, Visible, cpu_sec, wait_caught_up, w
 from benchmarks.report import progress
 from benchmarks.stages import Bench, Service, running, wait_shared
 from inference.source import GROUP as GATEWAY_GROUP
+from runtime.positions import SINK_GROUP
 from schemas.spec import ModelSpec
 from schemas.topics import OBSERVATIONS
-from streams.sink.loop import GROUP as SINK_GROUP
 from streams.worker.app import GROUP as WORKER_GROUP
 
 ByTurn = dict[str, dict[int, float]]
