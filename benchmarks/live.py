@@ -58,6 +58,7 @@ class Step(NamedTuple):
     sent_per_sec: float
     """What came to the broker, measured."""
     visible_per_sec: float
+    """Once lags have settled."""
     lag_rows: int
     """Sent and not visible at the end."""
     verdict: str
@@ -181,7 +182,7 @@ def judged(
     elif sent_per_sec < KEPT_SHARE * per_sec:
         verdict = "the producer is too slow"
     lag_rows = _behind(sent, visible)[-1].rows
-    return Step(per_sec, round(sent_per_sec, 1), round(_per_sec(visible), 1), lag_rows, verdict)
+    return Step(per_sec, round(sent_per_sec, 1), round(_per_sec(_settled(visible)), 1), lag_rows, verdict)
 
 
 def _behind(sent: Sequence[Point], reached: Sequence[Point]) -> list[Point]:
@@ -192,9 +193,12 @@ def _behind(sent: Sequence[Point], reached: Sequence[Point]) -> list[Point]:
 
 def _slope(lags: Sequence[Point]) -> float:
     """Rows a second by which a lag grows once it has settled."""
-    late = [lag for lag in lags if lag.sec >= lags[-1].sec * SETTLING_SHARE]
-    at_sec, rows = zip(*late, strict=True)
+    at_sec, rows = zip(*_settled(lags), strict=True)
     return float(np.polyfit(at_sec, rows, 1)[0])
+
+
+def _settled(points: Sequence[Point]) -> list[Point]:
+    return [point for point in points if point.sec >= points[-1].sec * SETTLING_SHARE]
 
 
 def _per_sec(points: Sequence[Point]) -> float:
