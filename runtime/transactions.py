@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
 
@@ -39,6 +39,7 @@ _CALL_TIMEOUT_SEC: Final = 5.0
 _HUNG_SEC: Final = 2 * _CALL_TIMEOUT_SEC
 """A call that has not come back by then never will."""
 _INIT_TIMEOUT_SEC: Final = 30.0
+_SLICES: Final = 10
 
 
 class TransactionLost(TidemillError):
@@ -215,10 +216,16 @@ class _Caller:
         threading.Thread(target=_serve, args=(self._calls,), name="transactions", daemon=True).start()
 
     def run(self, call: Callable[[], Any], timeout_sec: float) -> None:
-        """Make a call. Raises what it raises, or `TimeoutError`: then it goes on, and this caller must be left."""
+        """Make a call. Raises what it raises, or `TimeoutError`: then it goes on, and this caller must be left.
+
+        However long the process is stopped meanwhile, that counts as one slice: the call's answer, such as being fenced, is yet to be heard.
+        """
         done: Future[None] = Future()
         self._calls.put((done, call))
-        done.result(timeout_sec)
+        for _ in range(_SLICES):
+            if wait([done], timeout_sec / _SLICES).done:
+                return done.result()
+        raise TimeoutError
 
     def leave(self) -> None:
         """End the thread once the call that it is in comes back."""

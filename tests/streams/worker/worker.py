@@ -1,93 +1,35 @@
-"""A worker process, and both ends of its topics."""
+"""A worker process, a model of its own, and both ends of its topics."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import pyarrow as pa
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import Message
 
-from runtime.kafka import consumer
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
 from schemas.arrow import encode_batch
 from schemas.events import Alert, DriftEvidence, WindowMetrics
+from schemas.spec import ModelSpec
 from schemas.topics import ALERTS, DRIFT, METRICS
+from tests.reader import Reader
+from tests.services import Service, service
+from tests.streams.worker.batches import SPEC, features, write_artifact, write_model
 
 E = TypeVar("E", Alert, DriftEvidence, WindowMetrics)
 TOPIC_OF: dict[type, str] = {WindowMetrics: METRICS.name, DriftEvidence: DRIFT.name, Alert: ALERTS.name}
 
 
-class WorkerProcess:
-    """`python -m streams worker`, killed and started at will."""
-
-    def __init__(self, settings: Settings, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.http_port: int = probe.getsockname()[1]
-        self._settings = msgspec.structs.replace(settings, http_port=self.http_port)
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "streams", "worker"], env=self._environment(), stdout=log, stderr=log
-            )
-
-    def kill(self) -> None:
-        """SIGKILL, and reap."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        assert self._process is not None
-        self._process.terminate()
-        code = self._process.wait(30)
-        self._process = None
-        return code
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-        return None if self._process is None else self._process.poll()
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, **self._settings.environment()}
-
-
-@contextmanager
-def worker_process(settings: Settings, log: Path) -> Iterator[WorkerProcess]:
+def worker_process(settings: Settings, log: Path) -> AbstractContextManager[Service]:
     """A started worker that does not outlive the block."""
-    process = WorkerProcess(settings, log)
-    process.start()
-    try:
-        yield process
-    finally:
-        if process.running:
-            process.kill()
+    return service(settings, log, "streams", "worker")
 
 
 class Source:
@@ -116,35 +58,52 @@ class Events:
     """Reads a topic of events, committed ones only, from its beginning; `all` is what came so far for one model."""
 
     def __init__(self, settings: Settings, kind: type[E], model: str) -> None:
-        overrides: dict[str, Any] = {"enable.partition.eof": True}
-        self._consumer = consumer(settings, f"test-{uuid.uuid4()}", **overrides)
-        topic = TOPIC_OF[kind]
-        partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        self._consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+        self._reader = Reader(settings, TOPIC_OF[kind], from_start=True)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
-        self._model = model
+        self._model = model.encode()
+        self._taken = 0
         self.all: list[Any] = []
 
     def read(self) -> list[Any]:
-        for message in self._consumer.consume(1000, 0.3):
-            error = message.error()
-            if error is not None:
-                assert error.code() == KafkaError._PARTITION_EOF, error
-            elif message.key() == self._model.encode():
-                self.all.append(self._decoder.decode(message.value() or b""))
-        return self.all
+        """What was committed before the call is among them."""
+        return self._take(self._reader.read())
 
-    def wait(self, until: Callable[[list[Any]], bool], timeout_sec: float = 60.0) -> list[Any]:
-        """Read until `until` holds of all events."""
-        deadline = time.monotonic() + timeout_sec
-        while not until(self.read()):
-            assert time.monotonic() < deadline, (
-                f"not within {timeout_sec} s; {len(self.all)} events: {self.all[-3:]}"
-            )
+    def wait(self, condition: Callable[[list[Any]], Any], what: str, within_sec: float = 60.0) -> list[Any]:
+        """Read until `condition` holds of all events."""
+        self._reader.wait(lambda messages: condition(self._take(messages)), what, within_sec)
         return self.all
 
     def close(self) -> None:
-        self._consumer.close()
+        self._reader.close()
+
+    def _take(self, messages: list[Message]) -> list[Any]:
+        mine = [message for message in messages[self._taken :] if message.key() == self._model]
+        self.all += [self._decoder.decode(message.value() or b"") for message in mine]
+        self._taken = len(messages)
+        return self.all
+
+
+class Bench:
+    """One model of its own in a running infrastructure; `folder` holds all models that a worker serves."""
+
+    def __init__(self, settings: Settings, folder: Path, name: str) -> None:
+        self.settings = msgspec.structs.replace(
+            settings, models_dir=folder / "models", artifacts_dir=folder / "artifacts"
+        )
+        self.spec: ModelSpec = write_model(self.settings.models_dir, SPEC.replace("drifty", name))
+        self.rng = np.random.default_rng(7)
+        write_artifact(self.settings.artifacts_dir, self.spec, features(self.rng, 5000))
+        self.written = features(self.rng, 0)
+        """What a test wants to look at again."""
+        self.source = Source(self.settings)
+        self.log = folder / "worker.log"
+        self.metrics = Events(self.settings, WindowMetrics, name)
+        self.drift = Events(self.settings, DriftEvidence, name)
+        self.alerts = Events(self.settings, Alert, name)
+
+    def close(self) -> None:
+        for events in (self.metrics, self.drift, self.alerts):
+            events.close()
 
 
 def newest(events: list[WindowMetrics]) -> dict[tuple[Any, ...], WindowMetrics]:
