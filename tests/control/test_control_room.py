@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Message
 
 from compose.embedded.stack import Stack
-from control.service import ControlRoom
-from runtime.kafka import consumer, producer
+from control.service import ControlRoom, decoded
+from runtime.headers import pairs, text
+from runtime.kafka import producer
 from runtime.service import FENCED, Health
 from runtime.settings import Settings
+from schemas import dead_letters
 from schemas.artifact import parse_version
-from schemas.events import Arm, Command, Retrain, Rollout, RouteTable
-from schemas.topics import COMMANDS, RETRAINS, ROLLOUTS, ROUTES
+from schemas.errors import Rejection
+from schemas.events import Arm, Command, Event, Retrain, Rollout, RouteTable
+from schemas.topics import (
+    ALERTS,
+    CANDIDATES,
+    COMMANDS,
+    DEAD_LETTERS,
+    OUTCOMES,
+    RETRAINS,
+    ROLLOUTS,
+    ROUTES,
+    Topic,
+)
+from tests.reader import Reader
+from tests.services import Service, service
 
 MODEL = "reviews"
 WITHIN_SEC = 30.0
 Action = Literal["freeze", "unfreeze", "retrain"]
+E = TypeVar("E", bound=Event)
 
 
 @pytest.fixture(scope="module")
@@ -70,64 +83,58 @@ def write(settings: Settings, topic: str, event: msgspec.Struct) -> None:
 
 
 class Written:
-    """What the control room writes from now on."""
+    """What the control room writes about the model from now on."""
 
-    def __init__(self, settings: Settings, isolation: str = "read_committed") -> None:
-        self._client: Consumer = consumer(settings, f"test-{uuid.uuid4()}", **{"isolation.level": isolation})
-        places = [TopicPartition(topic.name, 0) for topic in (ROLLOUTS, ROUTES, RETRAINS)]
-        for place in places:
-            # The end of the log, which for a reader of committed records is behind an open transaction too.
-            _, place.offset = self._client.get_watermark_offsets(place, timeout=10)
-        self._client.assign(places)
-        self.rollouts: list[Rollout] = []
-        self.routes: list[RouteTable] = []
-        self.retrains: list[Retrain] = []
+    def __init__(self, settings: Settings, spying: bool = False) -> None:
+        self._readers: dict[type[Event], Reader] = {
+            kind: Reader(settings, topic.name, spying=spying)
+            for kind, topic in ((Rollout, ROLLOUTS), (RouteTable, ROUTES), (Retrain, RETRAINS))
+        }
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        return self._so_far(Rollout)
+
+    @property
+    def routes(self) -> list[RouteTable]:
+        return self._so_far(RouteTable)
+
+    @property
+    def retrains(self) -> list[Retrain]:
+        return self._so_far(Retrain)
 
     def read(self) -> None:
-        kinds: dict[str, tuple[Any, Any]] = {
-            ROLLOUTS.name: (Rollout, self.rollouts),
-            ROUTES.name: (RouteTable, self.routes),
-            RETRAINS.name: (Retrain, self.retrains),
-        }
-        for message in self._client.consume(100, 0.1):
-            assert message.error() is None, message.error()
-            kind, found = kinds[message.topic() or ""]
-            event = msgspec.json.decode(message.value() or b"", type=kind)
-            if event.model == MODEL:
-                found.append(event)
+        """All that is there."""
+        for reader in self._readers.values():
+            reader.read()
 
-    def until(self, what: str, count: int) -> None:
+    def until(self, kind: type[Event], count: int) -> None:
         """Wait for `count` events of a kind."""
-        deadline = time.monotonic() + WITHIN_SEC
-        while len(getattr(self, what)) < count:
-            assert time.monotonic() < deadline, f"not within {WITHIN_SEC:.0f} s: {count} {what}"
-            self.read()
+        self._readers[kind].wait(lambda _: len(self._so_far(kind)) >= count, f"{count} events")
 
     def close(self) -> None:
-        self._client.close()
+        for reader in self._readers.values():
+            reader.close()
+
+    def _so_far(self, kind: type[E]) -> list[E]:
+        events = [
+            msgspec.json.decode(message.value() or b"", type=kind) for message in self._readers[kind].messages
+        ]
+        return [event for event in events if event.model == MODEL]
 
 
 @contextlib.contextmanager
-def written(settings: Settings, isolation: str = "read_committed") -> Iterator[Written]:
-    found = Written(settings, isolation)
+def written(settings: Settings, spying: bool = False) -> Iterator[Written]:
+    found = Written(settings, spying)
     try:
         yield found
     finally:
         found.close()
 
 
-@contextlib.contextmanager
-def control(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def control(settings: Settings, folder: Path) -> AbstractContextManager[Service]:
     """`python -m control`."""
-    with (folder / f"control-{uuid.uuid4()}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "control"], env={**os.environ, **settings.environment()}, stderr=log
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
+    return service(settings, folder / f"control-{uuid.uuid4()}.log", "control")
 
 
 def crashed_while_deciding(settings: Settings, commands: int) -> None:
@@ -154,14 +161,14 @@ def test_a_second_control_room_fences_the_first_and_revisions_only_grow(
 ) -> None:
     with written(settings) as seen, control(settings, tmp_path) as first:
         order(settings, "freeze")
-        seen.until("routes", 1)
+        seen.until(RouteTable, 1)
         with control(settings, tmp_path) as second:
-            assert first.wait(WITHIN_SEC) == FENCED
+            assert first.process.wait(WITHIN_SEC) == FENCED
             order(settings, "unfreeze")
-            seen.until("routes", 2)
-            assert second.poll() is None
-            second.send_signal(signal.SIGTERM)
-            assert second.wait(WITHIN_SEC) == 0
+            seen.until(RouteTable, 2)
+            assert second.exit_code is None
+            assert second.stop() == 0
+        seen.read()
     assert [route.revision for route in seen.routes] == [champion.revision + 1, champion.revision + 2]
     assert [route.frozen for route in seen.routes] == [True, False]
     assert [rollout.action for rollout in seen.rollouts] == ["freeze", "unfreeze"]
@@ -170,16 +177,18 @@ def test_a_second_control_room_fences_the_first_and_revisions_only_grow(
 def test_a_control_room_killed_before_its_commit_decided_nothing_and_its_successor_decides_the_same(
     settings: Settings, champion: RouteTable, tmp_path: Path
 ) -> None:
-    with written(settings) as seen, written(settings, "read_uncommitted") as tried:
+    with written(settings) as seen, written(settings, spying=True) as tried:
         order(settings, "freeze")
         crashed_while_deciding(settings, commands=1)
-        tried.until("rollouts", 1)
+        tried.until(Rollout, 1)
         seen.read()
         assert (seen.rollouts, seen.routes) == ([], [])
         with control(settings, tmp_path):
-            seen.until("routes", 1)
-            seen.until("rollouts", 1)
-            tried.until("rollouts", 2)
+            seen.until(RouteTable, 1)
+            seen.until(Rollout, 1)
+            tried.until(Rollout, 2)
+        for each in (seen, tried):
+            each.read()
         (route,) = seen.routes
         (rollout,) = seen.rollouts
         assert (route.revision, route.frozen, rollout.revision) == (
@@ -193,20 +202,52 @@ def test_a_control_room_killed_before_its_commit_decided_nothing_and_its_success
 def test_an_order_that_a_crash_swallowed_goes_out_once_with_the_same_id(
     settings: Settings, champion: RouteTable, tmp_path: Path
 ) -> None:
-    with written(settings) as seen, written(settings, "read_uncommitted") as tried:
+    with written(settings) as seen, written(settings, spying=True) as tried:
         command = order(settings, "retrain")
         crashed_while_deciding(settings, commands=1)
         with control(settings, tmp_path):
-            seen.until("retrains", 1)
+            seen.until(Retrain, 1)
             # While it is open a second order of the kind is ignored, though a person gives it.
             order(settings, "retrain")
             order(settings, "freeze")
-            seen.until("rollouts", 1)
-        tried.read()
+            seen.until(Rollout, 1)
+        for each in (seen, tried):
+            each.read()
         (retrain,) = seen.retrains
         assert retrain.evidence["command"] == command
         assert retrain.dedupe_key == f"{MODEL}/command/{command}"
         assert [one.event_id for one in tried.retrains] == [retrain.event_id] * 2
+
+
+def test_what_is_no_event_becomes_a_dead_letter_and_the_next_is_decided(
+    settings: Settings, champion: RouteTable, tmp_path: Path
+) -> None:
+    broken = f"{{broken {uuid.uuid4()}".encode()
+    places = (ALERTS, CANDIDATES, COMMANDS)
+    letters = Reader(settings, DEAD_LETTERS.name)
+    client = producer(settings)
+    for topic in places:
+        client.produce(topic.name, broken, MODEL.encode())
+    assert client.flush(10) == 0
+    with written(settings) as seen, control(settings, tmp_path):
+        order(settings, "freeze")
+        seen.until(RouteTable, 1)
+        letters.wait(
+            lambda found: sum(each.value() == broken for each in found) >= len(places), "dead letters"
+        )
+    headers = [pairs(each.headers()) for each in letters.read() if each.value() == broken]
+    letters.close()
+    assert sorted(text(found, dead_letters.TOPIC) for found in headers) == sorted(
+        each.name for each in places
+    )
+    assert {text(found, dead_letters.STAGE) for found in headers} == {"control"}
+
+
+@pytest.mark.parametrize("topic", [ALERTS, CANDIDATES, COMMANDS, OUTCOMES], ids=lambda topic: topic.name)
+@pytest.mark.parametrize("value", [None, b"", b"{}", b"[1]", b"\xff" * 64])
+def test_whatever_is_no_event_is_rejected(topic: Topic, value: bytes | None) -> None:
+    with pytest.raises(Rejection, match="expected"):
+        decoded(Message(topic=topic.name, partition=0, offset=0, value=value))
 
 
 def test_files_get_numbers_of_their_own_and_orders_that_name_their_commands(
@@ -221,7 +262,7 @@ def test_files_get_numbers_of_their_own_and_orders_that_name_their_commands(
     with written(settings) as seen, control(settings, tmp_path):
         for file in files:
             write(settings, COMMANDS.name, file)
-        seen.until("retrains", 2)
+        seen.until(Retrain, 2)
     for file, order_ in zip(files, seen.retrains, strict=True):
         assert (order_.kind, order_.seed, order_.evidence["command"]) == ("initial", 3, file.event_id)
         assert order_.evidence["snapshot"] == file.snapshot
