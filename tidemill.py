@@ -54,7 +54,8 @@ class Client:
         self._topics: dict[str, int] = {}
         self._topic_ids: dict[str, uuid.UUID] = {}
         self._failure: KafkaError | None = None
-        self.producer: Producer = producer(settings)
+        # What the topic would refuse later is refused at once.
+        self.producer: Producer = producer(settings, **{"message.max.bytes": REQUESTS.max_message_bytes})
         """The Kafka producer beneath, for records that are encoded already: `client.producer.produce(topic, value, key)`."""
 
     def __enter__(self) -> Client:

@@ -1,6 +1,6 @@
 """The embedded stack for tests: started once a session, on ephemeral ports, in a folder of its own, and always ended.
 
-A test that asks for `infrastructure` or `stack` is marked `stack` by that alone, so that `tidemill test --fast` can leave it out.
+A test that asks for `infrastructure` is marked `stack` by that alone, so that `tidemill test --fast` can leave it out.
 """
 
 from collections.abc import Iterator
@@ -9,12 +9,10 @@ import pytest
 
 from compose.embedded.stack import Stack
 
-STACK_FIXTURES = {"infrastructure", "stack"}
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if STACK_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if "infrastructure" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
 
 
@@ -22,11 +20,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def infrastructure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Kafka, tritonserver and ClickHouse with topics and migrations, and none of our services."""
     with Stack(tmp_path_factory.mktemp("infrastructure"), services=()) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Everything that `tidemill up` starts."""
-    with Stack(tmp_path_factory.mktemp("stack")) as running:
         yield running

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 
 import msgspec
@@ -13,9 +10,6 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Message
 
-from compose.embedded.kafka import Kafka, KafkaProbe
-from compose.embedded.ports import free_ports
-from compose.embedded.process import NotReady
 from compose.setup import wanted_topics
 from runtime.headers import pairs, text
 from runtime.kafka import admin, consumer, create_topics, topic_ids
@@ -26,6 +20,8 @@ from schemas.formats import ARROW_TYPE
 from schemas.identity import prediction_id
 from schemas.requests import CONTENT_TYPE, Prediction, Rejected
 from schemas.spec import decode_spec
+from tests.services import broker
+from tests.waiting import until
 from tidemill import Client
 
 MODEL = "colour"
@@ -46,32 +42,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     folder = tmp_path_factory.mktemp("client")
     (folder / "models" / MODEL).mkdir(parents=True)
     (folder / "models" / MODEL / "model.toml").write_text(SPEC)
-    port, controller_port = free_ports(2)
-    starting = Kafka("127.0.0.1", port, controller_port, folder / "kafka").start()
-    with (folder / "kafka.log").open("wb") as log:
-        broker = subprocess.Popen(
-            starting.argv, env={**os.environ, **starting.environment}, stdout=log, stderr=log
-        )
-    try:
-        bootstrap = f"127.0.0.1:{port}"
-        probe, deadline = KafkaProbe(bootstrap), time.monotonic() + 60
-        while True:
-            try:
-                probe()
-                break
-            except NotReady:
-                assert time.monotonic() < deadline, "the broker did not start"
-                time.sleep(0.1)
-        settings = Settings(kafka_bootstrap=bootstrap, models_dir=folder / "models")
+    with broker(folder) as address:
+        settings = Settings(kafka_bootstrap=address, models_dir=folder / "models")
         topics = wanted_topics({MODEL: decode_spec(SPEC, "SPEC")})
         create_topics(admin(settings), topics)
         # A broker takes a moment to see what its controller has created.
-        while len(topic_ids(admin(settings), [name for name, _, _ in topics])) < len(topics):
-            assert time.monotonic() < deadline, "the broker does not see the topics"
+        names = [name for name, _, _ in topics]
+        until(lambda: len(topic_ids(admin(settings), names)) == len(names), "the broker sees the topics")
         yield settings
-    finally:
-        broker.kill()
-        broker.wait()
 
 
 class Answerer(threading.Thread):

@@ -136,7 +136,8 @@ def test_a_trace_goes_on_with_the_record(client: Client, settings: Settings) -> 
     assert headers == [{"traceparent": parent}]
 
 
-def test_no_broker_is_one_line() -> None:
+def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidemill.REQUEST_TIMEOUT_SEC", 0.5)
     with pytest.raises(Outage, match=r"no Kafka broker answers at 127\.0\.0\.1:1"):
         Client(bootstrap="127.0.0.1:1").produce(MODEL, {"x": 1})
 

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +19,7 @@ from compose.embedded.ports import PortTaken, free_ports
 from compose.embedded.process import NotReady
 from compose.embedded.stack import Stack
 from runtime.settings import load_settings
-
-DEADLINE_SEC = 60.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SEC
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
+from tests.waiting import until
 
 
 def test_the_infrastructure_is_ready_with_its_models_and_migrations(infrastructure: Stack) -> None:
@@ -52,23 +43,26 @@ def test_everything_listens_on_loopback_only(infrastructure: Stack) -> None:
 
 
 @pytest.mark.parametrize("process", ["kafka", "triton", "clickhouse"])
-def test_a_killed_part_comes_back_and_its_death_is_shown(infrastructure: Stack, process: str) -> None:
+def test_a_killed_part_comes_back_its_death_is_shown_and_its_children_die_with_it(
+    infrastructure: Stack, process: str
+) -> None:
     before = infrastructure.restart_count(process)
+    children = psutil.Process(infrastructure.status()[process]["pid"]).children(recursive=True)
+    assert children or process != "triton"  # each model is an interpreter of its own
     killed = infrastructure.kill(process)
-    until(lambda: infrastructure.restart_count(process) == before + 1)
+    until(lambda: not any(is_alive(child) for child in children), "its children are dead")
+    until(lambda: infrastructure.restart_count(process) == before + 1, "it was started again")
     infrastructure.wait_ready()
     row = infrastructure.status()[process]
     assert row["pid"] != killed
     assert "SIGKILL" in row["last_error"]
 
 
-def test_a_killed_triton_takes_its_interpreters_with_it(infrastructure: Stack) -> None:
-    server = psutil.Process(infrastructure.status()["triton"]["pid"])
-    interpreters = server.children(recursive=True)
-    assert interpreters
-    infrastructure.kill("triton")
-    until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in interpreters))
-    infrastructure.wait_ready()
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # it ended between the two
+        return False
 
 
 def test_a_second_stack_on_the_folder_is_refused_in_one_line(infrastructure: Stack) -> None:

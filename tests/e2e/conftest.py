@@ -1,13 +1,14 @@
-"""A workshop: a stack of its own that serves what docs/models.md declares and two toys, made by the commands of that page."""
+"""A workshop: a stack of its own that serves what docs/models.md declares, two toys and `electricity`, made by the commands of that page."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,7 @@ from warehouse.client import connect
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "models.md"
-WITHIN_SEC = 60.0
 QUICK_SPANS = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
-
-
-def eventually(check: Callable[[], Any], what: str) -> Any:
-    """Wait until `check()` is true and return its value."""
-    deadline = time.monotonic() + WITHIN_SEC
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"not within {WITHIN_SEC:.0f} s: {what}"
-        time.sleep(0.1)
-    return found
 
 
 class Workshop:
@@ -88,6 +79,15 @@ class Workshop:
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return found
 
+    def process(self, name: str) -> dict[str, Any]:
+        """A process of the stack, as the supervisor sees it."""
+        rows: list[dict[str, Any]] = running.status(self.data_dir)["processes"]
+        return next(row for row in rows if row["process"] == name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; the supervisor starts another."""
+        os.kill(self.process(name)["pid"], signal.SIGKILL)
+
 
 @pytest.fixture(scope="package")
 def collector() -> Iterator[Collector]:
@@ -103,6 +103,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> 
         tmp_path_factory.mktemp("workshop"), {"TIDEMILL_OTLP_ENDPOINT": collector.url, **QUICK_SPANS}
     )
     write_toys(found.models_dir)
+    shutil.copytree(running.DEFAULT_MODELS_DIR / "electricity", found.models_dir / "electricity")
     for name, text in page.files(PAGE).items():
         (found.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (found.folder / name).write_text(text)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,35 +18,30 @@ import pytest
 from click.testing import CliRunner
 
 from cli.__main__ import main as tidemill
+from cli.models import read_routes
 from compose.backup.chain import Chain
 from compose.backup.restore import restore
-from compose.embedded import parts
 from compose.embedded.parts import ROOT
 from compose.embedded.running import DEFAULT_MODELS_DIR, end
 from compose.embedded.stack import Stack
+from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
+from runtime.kafka import producer
 from runtime.settings import Settings
-from scenarios import electricity
 from schemas.backup import MANIFEST, OBJECTS, Table
-from schemas.events import RouteTable
-from schemas.topics import ROUTES
+from schemas.events import Candidate, RouteTable
+from schemas.topics import CANDIDATES, ROUTES
+from tests.inference.serving import FEATURES, MODEL, version
+from tests.services import die_with_parent
+from tests.waiting import until
 from tidemill import Client
 from warehouse import backup as warehouse
 from warehouse.client import connect
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
-MODEL = "electricity"
-SERVICES = ("gateway", "sink", "labels", "training", "majors", "control")
-LABELLED = 30  # too few for an update: the automaton stays quiet
-ROW = {
-    "period": 0.5,
-    "nswprice": 0.05,
-    "nswdemand": 0.4,
-    "vicprice": 0.003,
-    "vicdemand": 0.4,
-    "transfer": 0.4,
-}
+SERVICES = ("gateway", "sink", "labels", "control")
+LABELLED = 30
 
 
 def command(*arguments: str) -> dict[str, Any]:
@@ -109,15 +104,26 @@ def running(one_model: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield stack
 
 
+def introduce(settings: Settings) -> None:
+    """Let version 1.0 answer: the control room is told of it as by the trainer, and tries and introduces it."""
+    candidate = Candidate(
+        event_id="made by hand", model=MODEL, at_ms=now_ms(), retrain_id="nobody's", kind="initial", version="1.0", base_version="",
+        artifact=version(settings, "1.0"), passed=True,
+    )  # fmt: skip
+    sender = producer(settings)
+    sender.produce(CANDIDATES.name, msgspec.json.encode(candidate), key=MODEL.encode())
+    assert sender.flush(10) == 0
+    until(lambda: MODEL in read_routes(settings), "a route")
+    assert read_routes(settings)[MODEL].champion == "1.0"
+
+
 @pytest.fixture(scope="module")
 def made(running: Stack, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("backups") / "it's here"
     data = ["--data", str(running.data_dir)]
-    training = tmp_path_factory.mktemp("train") / "first.parquet"
-    electricity.load(parts.path("datasets")).write_training_file(training)
-    command("train", MODEL, "--from", str(training), "--seed", "1", *data)
+    introduce(running.settings)
     with Client(running.settings) as client:
-        sent = [client.produce(MODEL, ROW, key=f"k{i % 7}", request_id=f"r{i}") for i in range(2000)]
+        sent = [client.produce(MODEL, FEATURES, key=f"k{i % 7}", request_id=f"r{i}") for i in range(2000)]
         client.produce(MODEL, b"no JSON")
         client.flush()
         for i, one in enumerate(sent[:LABELLED]):
@@ -126,7 +132,7 @@ def made(running: Stack, tmp_path_factory: pytest.TempPathFactory) -> Made:
     at_full = look(running.settings)
     with Client(running.settings) as client:
         for i in range(50):
-            client.produce(MODEL, ROW, key=f"k{i % 7}", request_id=f"s{i}")
+            client.produce(MODEL, FEATURES, key=f"k{i % 7}", request_id=f"s{i}")
     command("models", "freeze", MODEL, "--reason", "test", *data)
     second = command("backup", "--to", str(folder), *data)
     at_second = look(running.settings)
@@ -190,29 +196,27 @@ def damaged(made: Made, what: str) -> str:
     return next(f"{made.full['name']}/{path}" for path in manifest.files if path.endswith(end))
 
 
-@pytest.mark.parametrize("how", ["altered", "cut", "missing"])
-@pytest.mark.parametrize("what", ["manifest", "artifact", "topic", "rows", "index", "definition"])
-def test_a_damaged_file_is_named_and_nothing_is_restored_from_it(
-    made: Made, tmp_path: Path, what: str, how: str
+WHAT = ["manifest", "artifact", "topic", "rows", "index", "definition"]
+
+
+def linked(chain: Path, folder: Path) -> Path:
+    """Another copy of the chain, of hard links: a file is damaged in it by putting another in its place."""
+    return Path(shutil.copytree(chain, folder, copy_function=os.link))
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_an_altered_file_is_named_and_nothing_is_restored_from_it(
+    made: Made, tmp_path: Path, what: str
 ) -> None:
-    chain = tmp_path / "chain"
-    shutil.copytree(made.folder, chain)
+    chain = linked(made.folder, tmp_path / "chain")
     path = damaged(made, what)
     raw = bytearray((chain / path).read_bytes())
     raw[len(raw) // 2] ^= 1
-    if how == "altered":
-        (chain / path).write_bytes(raw)
-    elif how == "cut":
-        (chain / path).write_bytes(raw[:-1])
-    else:
-        (chain / path).unlink()
+    (chain / path).unlink()
+    (chain / path).write_bytes(raw)
     found = CliRunner().invoke(tidemill, ["verify", "--from", str(chain)], prog_name="tidemill")
     assert (found.exit_code, path in found.output) == (1, True), found.output
-    at = (
-        made.second["name"]
-        if what in ("manifest", "rows", "index", "definition", "artifact")
-        else made.full["name"]
-    )
+    at = made.full["name"] if what == "topic" else made.second["name"]
     refused = CliRunner().invoke(
         tidemill,
         ["restore", "--from", str(chain), "--at", at, "--data", str(tmp_path / "new")],
@@ -222,19 +226,37 @@ def test_a_damaged_file_is_named_and_nothing_is_restored_from_it(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["chain"]
 
 
+@pytest.mark.parametrize("what", WHAT)
+def test_a_file_that_is_cut_or_missing_is_a_fault_of_every_backup_that_needs_it(
+    made: Made, tmp_path: Path, what: str
+) -> None:
+    chain = Chain(linked(made.folder, tmp_path / "chain"))
+    path = damaged(made, what)
+    raw = (chain.folder / path).read_bytes()
+    (chain.folder / path).unlink()
+    names = [made.full["name"], made.second["name"], made.third["name"]]
+    # Of the topic's segments each backup has its own; the rest of the full one is what the others build on.
+    needing = names[:1] if what == "topic" else names
+    missing = chain.check(names)[0]
+    assert [(fault.path, fault.problem, fault.backups) for fault in missing] == [
+        (path, "is missing", needing)
+    ]
+    (chain.folder / path).write_bytes(raw[:-1])
+    (cut,) = chain.check(names)[0]
+    assert (cut.path, cut.backups) == (path, needing)
+    assert cut.problem
+
+
 def test_a_killed_backup_leaves_the_chain_as_it_was(made: Made) -> None:
     chain = Chain(made.folder)
     before = chain.names()
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "backup", "--to", str(made.folder), "--full", "--data", str(made.data)],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(made.folder.glob(".writing*")):
-        assert time.monotonic() < deadline and process.poll() is None, "it did not begin to write"
-        time.sleep(0.001)
+    until(lambda: list(made.folder.glob(".writing*")) or process.poll() is not None, "it begins to write")
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert (chain.names(), chain.check(before)[0]) == (before, [])
     made_again = command("backup", "--to", str(made.folder), "--data", str(made.data))
     assert made_again["base"] == before[-1]
@@ -282,7 +304,7 @@ def test_both_points_come_back_and_the_champion_answers_at_once(made: Made, tmp_
 
     with Stack(tmp_path / "second", services=("gateway", "sink", "labels", "control")) as stack:
         with Client(stack.settings) as client:
-            answer = client.ask(MODEL, ROW, key="k0")
+            answer = client.ask(MODEL, FEATURES, key="k0")
             client.feedback(
                 MODEL, request_id="r1999", label="up", key=f"k{1999 % 7}"
             )  # asked before the backup
@@ -301,13 +323,15 @@ def test_both_points_come_back_and_the_champion_answers_at_once(made: Made, tmp_
 
 def settled(stack: Stack, made: Made) -> Seen:
     """When the label of a request from before the backup was joined in the restored deployment."""
-    deadline = time.monotonic() + 60
-    wanted = rows(made.at_second.tables, "internal.outcomes") + 1
-    while True:
+    before = made.at_second.tables
+
+    def joined() -> Seen | None:
         there = look(stack.settings)
-        if rows(there.tables, "internal.outcomes") == wanted and rows(
-            there.tables, "internal.feedback"
-        ) > rows(made.at_second.tables, "internal.feedback"):
-            return there
-        assert time.monotonic() < deadline, {name: rows(there.tables, name) for name in there.tables}
-        time.sleep(0.1)
+        added = [
+            rows(there.tables, name) - rows(before, name)
+            for name in ("internal.outcomes", "internal.feedback")
+        ]
+        return there if added == [1, 1] else None
+
+    found: Seen = until(joined, "the label's rows")
+    return found

@@ -14,8 +14,9 @@ from runtime.headers import pairs, text
 from runtime.kafka import consumer
 from schemas import dead_letters
 from schemas.topics import DEAD_LETTERS
-from tests.e2e.conftest import Workshop, eventually
+from tests.e2e.conftest import Workshop
 from tests.e2e.toys import World
+from tests.waiting import until
 from tidemill import Client
 
 pytestmark = pytest.mark.stack
@@ -98,16 +99,14 @@ def test_every_good_request_is_served_and_every_bad_one_is_answered_by_name_and_
             read.extend(answer.prediction for answer in reader.read(0.1))
             return len(read) >= GOOD_ROWS + len(POISON)
 
-        eventually(answered, "an answer to every record")
+        until(answered, "an answer to every record")
     good = [prediction.request_id for prediction in read if prediction.rejected is None]
     assert good == [f"good-{place}" for place in range(GOOD_ROWS)]
     rejected = [prediction.rejected for prediction in read if prediction.rejected is not None]
     assert [(each.reason, each.field) for each in rejected] == [(p.reason, p.field) for p in POISON]
     assert all(each.expected for each in rejected)
 
-    kept = eventually(
-        lambda: found if len(found := letters()) >= len(POISON) else None, "the originals are kept"
-    )
+    kept = until(lambda: found if len(found := letters()) >= len(POISON) else None, "the originals are kept")
     assert [value for _, value in kept] == [poison.value for poison in POISON]
     assert [(h[dead_letters.REASON], h[dead_letters.FIELD]) for h, _ in kept] == [
         (poison.reason, poison.field) for poison in POISON
@@ -116,7 +115,7 @@ def test_every_good_request_is_served_and_every_bad_one_is_answered_by_name_and_
         "SELECT reason, field FROM dead_letters WHERE source_topic = {topic:String} AND source_partition = 1 "
         "ORDER BY source_offset"
     )
-    eventually(
+    until(
         lambda: (
             analyst.query(asked, parameters={"topic": f"requests.{served}"}).result_rows
             == [(poison.reason, poison.field) for poison in POISON]
@@ -144,10 +143,10 @@ def test_bad_feedback_is_kept_by_name_and_the_good_around_it_is_joined_once(
             served, prediction_id=answer.prediction_id, label="yes", key=KEY, at_ms=1_700_000_000_000
         )
     client.flush()
-    kept = eventually(lambda: found if len(found := letters()) >= len(bad) else None, "bad feedback is kept")
+    kept = until(lambda: found if len(found := letters()) >= len(bad) else None, "bad feedback is kept")
     assert {(h[dead_letters.REASON], h[dead_letters.FIELD]): value.decode() for h, value in kept} == bad
     asked = "SELECT truth, revision FROM internal.outcomes WHERE prediction_id = {id:UUID} AND role = 'live'"
-    outcomes = eventually(
+    outcomes = until(
         lambda: analyst.query(asked, parameters={"id": answer.prediction_id}).result_rows,
         "the good label is joined",
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,17 +11,19 @@ from click.testing import CliRunner
 from clickhouse_connect.driver.client import Client as Warehouse
 
 from cli.__main__ import main as tidemill
+from cli.demo.measures import statements
 from compose.embedded import parts
-from compose.embedded.stack import Stack
 from control.audit import audit
 from scenarios import electricity
 from scenarios.replay import Progress, replay
 from scenarios.scenario import Scenario
+from tests.e2e.conftest import Workshop
+from tests.waiting import WITHIN_SEC, until
 from tidemill import Client
-from warehouse.client import connect
 
+pytestmark = pytest.mark.stack
+MODEL = "electricity"
 ROWS = 1500
-WITHIN_SEC = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -31,62 +32,55 @@ def scenario() -> Scenario:
 
 
 @pytest.fixture(scope="module")
-def command(stack: Stack) -> Callable[..., Any]:
+def command(workshop: Workshop) -> Callable[..., Any]:
     """Run a `tidemill` command against the stack; its exit code and output."""
 
     def run(*arguments: str) -> Any:
-        return CliRunner().invoke(tidemill, [*arguments, "--data", str(stack.data_dir)], prog_name="tidemill")
+        return CliRunner().invoke(
+            tidemill, [*arguments, "--data", str(workshop.data_dir)], prog_name="tidemill"
+        )
 
     return run
 
 
 @pytest.fixture(scope="module")
+def asked_too_early(command: Callable[..., Any], scenario: Scenario) -> Any:
+    """A request before there is a version."""
+    return command("produce", MODEL, json.dumps(scenario.features(0)), "--wait", "30", "--json")
+
+
+@pytest.fixture(scope="module")
 def version_1(
-    command: Callable[..., Any], scenario: Scenario, tmp_path_factory: pytest.TempPathFactory
+    command: Callable[..., Any],
+    scenario: Scenario,
+    asked_too_early: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """Version 1 of electricity, trained by the command and live."""
     path = tmp_path_factory.mktemp("train") / "first.parquet"
     scenario.write_training_file(path)
-    result = command("train", "electricity", "--from", str(path), "--seed", "1", "--json")
+    result = command("train", MODEL, "--from", str(path), "--seed", "1", "--json")
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
     return found
 
 
-@pytest.fixture(scope="module")
-def warehouse(stack: Stack) -> Iterator[Warehouse]:
-    """As an analyst asks: read-only."""
-    client = connect(stack.settings.clickhouse_url)
-    yield client
-    client.close()
+def number(analyst: Warehouse, sql: str) -> Any:
+    return analyst.query(sql).result_rows[0][0]
 
 
-def number(warehouse: Warehouse, sql: str) -> Any:
-    return warehouse.query(sql).result_rows[0][0]
-
-
-def eventually(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WITHIN_SEC
-    while not check():
-        assert time.monotonic() < deadline, f"not within {WITHIN_SEC:.0f} s: {what}"
-        time.sleep(0.1)
-
-
-def test_before_version_1_a_request_is_rejected_and_says_so(
-    stack: Stack, command: Callable[..., Any]
-) -> None:
-    result = command("produce", "reviews", '{"text": "很好"}', "--wait", "30", "--json")
-    assert result.exit_code == 1
-    rejected = json.loads(result.stdout.strip().splitlines()[-1])["rejected"]
+def test_before_version_1_a_request_is_rejected_and_says_so(asked_too_early: Any) -> None:
+    assert asked_too_early.exit_code == 1
+    rejected = json.loads(asked_too_early.stdout.strip().splitlines()[-1])["rejected"]
     assert rejected["reason"] == "no_ready_version"
 
 
-def test_version_1_is_introduced_with_its_evidence(version_1: dict[str, Any], warehouse: Warehouse) -> None:
+def test_version_1_is_introduced_with_its_evidence(version_1: dict[str, Any], analyst: Warehouse) -> None:
     assert (version_1["version"], version_1["action"]) == ("1.0", "introduce")
-    eventually(
+    until(
         lambda: (
             number(
-                warehouse, "SELECT count() FROM rollouts WHERE model = 'electricity' AND action = 'introduce'"
+                analyst, "SELECT count() FROM rollouts WHERE model = 'electricity' AND action = 'introduce'"
             )
             == 1
         ),
@@ -96,65 +90,84 @@ def test_version_1_is_introduced_with_its_evidence(version_1: dict[str, Any], wa
 
 @pytest.mark.timeout(240)
 def test_labels_make_better_versions_and_nothing_is_lost_though_gateway_and_sink_are_killed(
-    stack: Stack, version_1: dict[str, Any], scenario: Scenario, warehouse: Warehouse
+    workshop: Workshop, version_1: dict[str, Any], scenario: Scenario, client: Client, analyst: Warehouse
 ) -> None:
-    killed: list[int] = []
+    killed: list[str] = []
 
     def kill_halfway(progress: Progress) -> None:
         if not killed and progress.sent >= ROWS // 2:
-            killed.extend(stack.kill(name) for name in ("gateway", "sink"))
+            killed.extend(("gateway", "sink"))
+            for name in killed:
+                workshop.kill(name)
 
-    with Client(stack.settings) as client:
-        seen = replay(scenario, client, rate_rows_per_sec=150, rows=ROWS, on_progress=kill_halfway)
+    seen = replay(scenario, client, rate_rows_per_sec=300, rows=ROWS, on_progress=kill_halfway)
     assert len(killed) == 2
     assert (seen.answered, seen.missing, seen.repeated) == (ROWS, 0, 0)
-    eventually(
-        lambda: number(warehouse, "SELECT count() FROM labels WHERE model = 'electricity'") == ROWS,
+    until(
+        lambda: number(analyst, "SELECT count() FROM labels WHERE model = 'electricity'") == ROWS,
         "every label is joined",
     )
-    eventually(
+    until(
         lambda: (
             number(
-                warehouse,
+                analyst,
                 "SELECT count() FROM rollouts WHERE model = 'electricity' AND action = 'promote_update'",
             )
             >= 2
         ),
         "updates go live",
     )
-    account = audit(stack.settings, ["electricity"], wait_sec=WITHIN_SEC).models[0]
+    account = audit(workshop.settings, [MODEL], wait_sec=WITHIN_SEC).models[0]
     assert account.ok, account
-    assert account.requests == ROWS
+    assert account.requests == ROWS + 1  # and the one that was too early
     assert (
-        number(warehouse, "SELECT countDistinct(version) FROM predictions WHERE model = 'electricity'") >= 2
+        number(
+            analyst,
+            "SELECT countDistinct(version) FROM predictions WHERE model = 'electricity' AND status = 'answered'",
+        )
+        >= 2
     )
 
 
-def test_no_label_was_known_before_its_delay(version_1: dict[str, Any], warehouse: Warehouse) -> None:
-    from cli.demo.measures import statements
-
-    lead = warehouse.query(
+def test_no_label_was_known_before_its_delay(version_1: dict[str, Any], analyst: Warehouse) -> None:
+    lead = analyst.query(
         statements()["label_lead_rows_min"],
-        parameters={"model": "electricity", "delay": electricity.LABEL_DELAY_ROWS},
+        parameters={"model": MODEL, "delay": electricity.LABEL_DELAY_ROWS},
     ).result_rows[0][0]
     assert lead >= electricity.LABEL_DELAY_ROWS
 
 
+def test_an_update_is_trained_on_labels_that_were_joined_up_to_its_order_and_on_no_later_one(
+    version_1: dict[str, Any], analyst: Warehouse
+) -> None:
+    found = analyst.query(
+        """
+        SELECT toUnixTimestamp64Milli(r.labels_through), toUnixTimestamp64Milli(l.joined_at)
+        FROM (SELECT * FROM candidates WHERE model = 'electricity' AND kind = 'update') AS c
+        LEFT JOIN (SELECT * FROM retrains WHERE model = 'electricity') AS r ON r.event_id = c.retrain_id
+        LEFT JOIN (SELECT * FROM labels WHERE model = 'electricity') AS l ON toString(l.prediction_id) = c.newest_prediction_id
+        """
+    ).result_rows
+    assert len(found) >= 2
+    for through_ms, newest_label_ms in found:
+        assert 0 < newest_label_ms <= through_ms
+
+
 def test_metrics_agree_with_the_outcomes_they_were_computed_from(
-    version_1: dict[str, Any], warehouse: Warehouse
+    version_1: dict[str, Any], analyst: Warehouse
 ) -> None:
     labelled = "SELECT sum(labelled), sum(correct) FROM metrics WHERE model = 'electricity' AND role = 'live' AND segment = ''"
     outcomes = "SELECT count(), sum(correct) FROM outcomes WHERE model = 'electricity' AND role = 'live'"
-    eventually(
-        lambda: warehouse.query(labelled).result_rows == warehouse.query(outcomes).result_rows,
+    until(
+        lambda: analyst.query(labelled).result_rows == analyst.query(outcomes).result_rows,
         "the windows add up to the outcomes",
     )
 
 
 def test_a_models_view_has_its_features_under_their_own_names(
-    version_1: dict[str, Any], warehouse: Warehouse
+    version_1: dict[str, Any], analyst: Warehouse
 ) -> None:
-    row = warehouse.query(
+    row = analyst.query(
         "SELECT period, transfer, truth, label FROM models.electricity WHERE truth IS NOT NULL LIMIT 1"
     ).result_rows[0]
     assert 0 <= row[0] <= 1
@@ -181,7 +194,7 @@ def test_a_models_view_has_its_features_under_their_own_names(
 def test_bad_input_is_answered_with_its_field_and_kept(
     command: Callable[..., Any],
     version_1: dict[str, Any],
-    warehouse: Warehouse,
+    analyst: Warehouse,
     request_json: str,
     reason: str,
     field: str,
@@ -190,10 +203,10 @@ def test_bad_input_is_answered_with_its_field_and_kept(
     assert result.exit_code == 1, result.output
     rejected = json.loads(result.stdout.strip().splitlines()[-1])["rejected"]
     assert (rejected["reason"], rejected.get("field", "")) == (reason, field)
-    eventually(
+    until(
         lambda: (
             number(
-                warehouse,
+                analyst,
                 f"SELECT count() FROM dead_letters WHERE model = 'electricity' AND reason = '{reason}'",
             )
             >= 1
@@ -213,7 +226,7 @@ def test_an_unknown_model_and_a_rating_of_9_are_one_clear_line(
 
 
 def test_a_person_freezes_rolls_back_and_lets_go_on(
-    command: Callable[..., Any], version_1: dict[str, Any], stack: Stack
+    command: Callable[..., Any], version_1: dict[str, Any]
 ) -> None:
     rolled = command("models", "rollback", "electricity", "--version", "1.0", "--reason", "test", "--json")
     assert rolled.exit_code == 0, rolled.output

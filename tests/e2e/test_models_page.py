@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-from typing import Any
 
 import pytest
 from clickhouse_connect.driver.client import Client as Warehouse
 
-from compose.embedded import running
 from tests.e2e import page
-from tests.e2e.conftest import PAGE, Workshop, eventually
+from tests.e2e.conftest import PAGE, Workshop
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 ID = re.compile(r"prediction ([0-9a-f-]{36})")
@@ -48,7 +45,7 @@ def test_a_request_that_does_not_fit_says_which_field(workshop: Workshop) -> Non
 def test_a_label_becomes_an_outcome(workshop: Workshop, analyst: Warehouse) -> None:
     walk(workshop, "PREDICTION_ID")
     asked = "SELECT truth FROM outcomes WHERE model = 'weather' AND role = 'live'"
-    assert eventually(lambda: analyst.query(asked).result_rows, "the label's outcome") == [("dry",)]
+    assert until(lambda: analyst.query(asked).result_rows, "the label's outcome") == [("dry",)]
 
 
 def test_a_stream_makes_new_versions_and_its_rows_have_their_names_in_sql(
@@ -59,9 +56,9 @@ def test_a_stream_makes_new_versions_and_its_rows_have_their_names_in_sql(
     assert "1000 answered, 1000 labelled" in printed
     assert "temperature\twind\tlabel\ttruth" in printed
     labelled = "SELECT count() FROM labels WHERE model = 'weather'"
-    eventually(lambda: analyst.query(labelled).result_rows == [(1001,)], "every label joined")
+    until(lambda: analyst.query(labelled).result_rows == [(1001,)], "every label joined")
     versions = "SELECT count() FROM rollouts WHERE model = 'weather' AND action = 'promote_update'"
-    eventually(lambda: analyst.query(versions).result_rows[0][0] >= 1, "an update of the third model")
+    until(lambda: analyst.query(versions).result_rows[0][0] >= 1, "an update of the third model")
 
 
 def test_a_person_looks_and_stops_it(workshop: Workshop) -> None:
@@ -76,11 +73,11 @@ def test_changed_code_is_refused_until_a_version_is_trained_with_it(
     module = workshop.models_dir / "weather" / "model.py"
     module.write_text(module.read_text() + "\n# changed\n")
     for name in ("gateway", "triton"):
-        os.kill(process(workshop, name)["pid"], signal.SIGKILL)
+        workshop.kill(name)
     # Exit code 1, as for every rejection; said by whom: the gateway, which loaded the version again.
     rejected = workshop.run(ask := f"{produce_block()} || true")
     assert "no_ready_version" in rejected or "a model with a ready version" in rejected, rejected
-    failed = process(workshop, "gateway")["detail"]["detail"]["routes"]["weather"]["failed"]
+    failed = workshop.process("gateway")["detail"]["detail"]["routes"]["weather"]["failed"]
     assert failed
     assert all("trained with another module" in why for why in failed.values()), failed
     printed = walk(workshop, "models approve weather")
@@ -88,7 +85,7 @@ def test_changed_code_is_refused_until_a_version_is_trained_with_it(
     assert "champion 2.0" in printed
     assert "version 2.0" in workshop.run(ask)
     evidence = "SELECT evidence FROM rollouts WHERE model = 'weather' AND action = 'start_shadow'"
-    ((found,),) = eventually(lambda: analyst.query(evidence).result_rows, "the major's evidence")
+    ((found,),) = until(lambda: analyst.query(evidence).result_rows, "the major's evidence")
     assert "trained with another module" in found
 
 
@@ -96,9 +93,3 @@ def produce_block() -> str:
     """The page's request that is answered."""
     (block,) = [block for block in page.commands(PAGE) if '"pressure": 1019.6' in block]
     return block.strip()
-
-
-def process(workshop: Workshop, name: str) -> dict[str, Any]:
-    """A process of the stack, as the supervisor sees it."""
-    rows: list[dict[str, Any]] = running.status(workshop.data_dir)["processes"]
-    return next(row for row in rows if row["process"] == name)

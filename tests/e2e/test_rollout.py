@@ -13,7 +13,6 @@ import pytest
 from clickhouse_connect.driver.client import Client as Warehouse
 
 from cli.models import read_routes
-from compose.embedded import running
 from features.columns import Columns
 from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
@@ -21,9 +20,10 @@ from runtime.kafka import producer
 from schemas.artifact import WEIGHTS
 from schemas.events import Candidate, RouteTable
 from schemas.topics import CANDIDATES
-from tests.e2e.conftest import Workshop, eventually
+from tests.e2e.conftest import Workshop
 from tests.e2e.toys import World
 from tests.triton_models.artifacts import write_version
+from tests.waiting import until
 from tidemill import Client
 
 pytestmark = pytest.mark.stack
@@ -38,11 +38,11 @@ def route(workshop: Workshop, model: str) -> RouteTable:
 
 
 def champion_is(workshop: Workshop, model: str, version: str) -> None:
-    eventually(lambda: route(workshop, model).champion == version, f"{model} {version} is champion")
+    until(lambda: route(workshop, model).champion == version, f"{model} {version} is champion")
 
 
 def stage_is(workshop: Workshop, model: str, stage: str) -> None:
-    eventually(lambda: route(workshop, model).stage == stage, f"{model} is in stage {stage}")
+    until(lambda: route(workshop, model).stage == stage, f"{model} is in stage {stage}")
 
 
 def live_until(world: World, client: Client, model: str, reached: Any, limit: int = 400) -> None:
@@ -51,18 +51,17 @@ def live_until(world: World, client: Client, model: str, reached: Any, limit: in
         world.live(client, model, STEP_ROWS)
         if reached():
             return
-    eventually(reached, f"a decision after {limit} rows")
+    until(reached, f"a decision after {limit} rows")
 
 
 def answers(workshop: Workshop, client: Client, model: str, version: str) -> None:
     """The champion that was decided on is what answers, once the gateway has its route."""
-    eventually(lambda: set(World(seed=9).live(client, model, 5)) == {version}, f"{model} {version} answers")
+    until(lambda: set(World(seed=9).live(client, model, 5)) == {version}, f"{model} {version} answers")
 
 
 def counted(workshop: Workshop, model: str) -> int:
     """Labels that the control room knows of."""
-    (row,) = [row for row in running.status(workshop.data_dir)["processes"] if row["process"] == "control"]
-    return int(row["detail"]["detail"]["models"][model]["labels"])
+    return int(workshop.process("control")["detail"]["detail"]["models"][model]["labels"])
 
 
 def rollouts(analyst: Warehouse, model: str, action: str) -> list[tuple[str, str, dict[str, Any]]]:
@@ -79,14 +78,14 @@ def test_a_better_major_is_measured_in_shadow_and_promoted_by_itself(
 ) -> None:
     world = World(seed=2)
     assert set(world.live(client, served, 120)) == {"1.0"}
-    eventually(lambda: counted(workshop, served) >= 120, "every label counts")
+    until(lambda: counted(workshop, served) >= 120, "every label counts")
     workshop.run("./tidemill models retrain automatic --reason 'it is wrong'")
     stage_is(workshop, served, "shadow")
     assert route(workshop, served).champion == "1.0"
     live_until(world, client, served, lambda: route(workshop, served).champion == "2.0")
     stage_is(workshop, served, "steady")
     answers(workshop, client, served, "2.0")
-    ((version, by, evidence),) = eventually(
+    ((version, by, evidence),) = until(
         lambda: rollouts(analyst, served, "promote_major"), "the promotion is a row"
     )
     assert (version, by) == ("2.0", "controller")
@@ -108,9 +107,7 @@ def test_updates_that_lose_against_their_major_are_reverted_by_themselves(
     champion_is(workshop, "manual", "1.1")
     # The truth comes back: 1.1 loses against 1.0, which still answers in shadow.
     live_until(world, client, "manual", lambda: route(workshop, "manual").champion == "1.0", limit=160)
-    ((version, by, evidence),) = eventually(
-        lambda: rollouts(analyst, "manual", "revert"), "the revert is a row"
-    )
+    ((version, by, evidence),) = until(lambda: rollouts(analyst, "manual", "revert"), "the revert is a row")
     assert (version, by) == ("1.0", "controller")
     assert evidence["mean_difference"] > 0.5
     answers(workshop, client, "manual", "1.0")
@@ -129,8 +126,8 @@ def test_a_major_waits_for_a_person_where_the_spec_says_so(
     approved = workshop.tidemill("models", "approve", "manual", "--reason", "looks good")
     assert (approved["champion"], approved["stage"]) == ("2.0", "steady")
     answers(workshop, client, "manual", "2.0")
-    eventually(lambda: rollouts(analyst, "manual", "await_approval"), "the wait is a row")
-    ((version, by, evidence),) = eventually(
+    until(lambda: rollouts(analyst, "manual", "await_approval"), "the wait is a row")
+    ((version, by, evidence),) = until(
         lambda: rollouts(analyst, "manual", "promote_major"), "the promotion is a row"
     )
     assert (version, by != "controller", evidence["reason"]) == ("2.0", True, "looks good")
@@ -147,7 +144,7 @@ def test_a_person_rolls_back_at_once_and_what_is_frozen_orders_nothing(
     ordered = analyst.query(orders).result_rows
     known = counted(workshop, "manual")
     World(seed=5).live(client, "manual", 220)  # more than an update's worth
-    eventually(lambda: counted(workshop, "manual") >= known + 220, "the control room counts every label")
+    until(lambda: counted(workshop, "manual") >= known + 220, "the control room counts every label")
     frozen = route(workshop, "manual")
     assert (frozen.revision, frozen.champion) == (rolled["revision"], rolled["champion"])
     assert analyst.query(orders).result_rows == ordered
@@ -179,7 +176,7 @@ def test_a_candidate_that_is_not_what_it_says_is_refused_and_the_champion_answer
     sender.produce(CANDIDATES.name, msgspec.json.encode(candidate), key=served.encode())
     assert sender.flush(10) == 0
     asked = "SELECT reason FROM rollouts WHERE model = 'automatic' AND action = 'refuse' AND version = {version:String}"
-    ((reason,),) = eventually(
+    ((reason,),) = until(
         lambda: analyst.query(asked, parameters={"version": number}).result_rows, "the refusal is a row"
     )
     assert {"altered": "wrong hash", "golden": "scores differ"}[fault] in reason

@@ -2,63 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Message
 
 from compose.embedded.stack import Stack
 from runtime.artifacts import ArtifactStore
-from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer, producer
+from runtime.kafka import producer
 from runtime.service import Health, Stop
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.events import Candidate, Retrain
 from schemas.topics import CANDIDATES, DEAD_LETTERS, RETRAINS
+from tests.reader import Reader
+from tests.services import Service, service
 from tests.training.toys import MODULE, first_version, order, rows, write_model
+from tests.waiting import until
 from training.rows import write_snapshot
 from training.service import MAJORS, UPDATES, main
-
-DEADLINE_SEC = 60.0
-
-
-class Topic:
-    """What is committed to a topic from now on."""
-
-    def __init__(self, settings: Settings, name: str) -> None:
-        self._consumer: Consumer = consumer(settings, f"test-{uuid.uuid4()}")
-        places = []
-        for partition in (
-            self._consumer.list_topics(name, timeout=REQUEST_TIMEOUT_SEC).topics[name].partitions
-        ):
-            place = TopicPartition(name, partition)
-            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SEC)
-            places.append(place)
-        self._consumer.assign(places)
-        self.values: list[bytes] = []
-
-    def wait(self, wanted: Callable[[list[bytes]], bool]) -> list[bytes]:
-        deadline = time.monotonic() + DEADLINE_SEC
-        while not wanted(self.values):
-            assert time.monotonic() < deadline, f"only {self.values} came"
-            message = self._consumer.poll(0.1)
-            if message is not None and message.error() is None:
-                self.values.append(message.value() or b"")
-        return self.values
-
-    def close(self) -> None:
-        self._consumer.close()
 
 
 class Bench:
@@ -66,7 +34,7 @@ class Bench:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.candidates, self.dead = Topic(settings, CANDIDATES.name), Topic(settings, DEAD_LETTERS.name)
+        self.candidates, self.dead = Reader(settings, CANDIDATES.name), Reader(settings, DEAD_LETTERS.name)
         self._producer = producer(settings)
         self._stop = Stop()
         self._threads: list[threading.Thread] = []
@@ -92,11 +60,12 @@ class Bench:
         """The candidates by order, once each of `orders` has one."""
         wanted = {each.event_id for each in orders}
 
-        def complete(values: list[bytes]) -> bool:
-            return wanted <= {candidate.retrain_id for candidate in decoded(values)}
+        def complete(messages: list[Message]) -> bool:
+            return wanted <= {candidate.retrain_id for candidate in decoded(messages)}
 
+        self.candidates.wait(complete, "a candidate for each order")
         found: dict[str, list[Candidate]] = {}
-        for candidate in decoded(self.candidates.wait(complete)):
+        for candidate in decoded(self.candidates.read()):
             found.setdefault(candidate.retrain_id, []).append(candidate)
         return found
 
@@ -108,8 +77,8 @@ class Bench:
         return msgspec.structs.replace(wanted, **changes)
 
 
-def decoded(values: list[bytes]) -> list[Candidate]:
-    return [msgspec.json.decode(value, type=Candidate) for value in values]
+def decoded(messages: list[Message]) -> list[Candidate]:
+    return [msgspec.json.decode(message.value() or b"", type=Candidate) for message in messages]
 
 
 @pytest.fixture
@@ -229,7 +198,7 @@ def test_a_record_that_is_no_order_becomes_a_dead_letter(bench: Bench) -> None:
     good = bench.initial()
     bench.send(good)
     assert bench.answers(good)[good.event_id][0].passed
-    assert bench.dead.wait(lambda values: b"nonsense" in values)
+    bench.dead.wait(lambda found: b"nonsense" in [letter.value() for letter in found], "its dead letter")
 
 
 HELD = (
@@ -249,29 +218,14 @@ if "TOY_GATE" in os.environ:
 """Training in a process that has TOY_GATE in its environment stands while that file is there."""
 
 
-@contextlib.contextmanager
-def majors(bench: Bench, gate: Path) -> Iterator[subprocess.Popen[bytes]]:
+def majors(bench: Bench, folder: Path, gate: Path) -> AbstractContextManager[Service]:
     """`python -m training majors`."""
-    environment = {
-        **os.environ,
-        **bench.settings.environment(),
-        "TIDEMILL_HTTP_PORT": "0",
-        "TOY_GATE": str(gate),
-    }
-    process = subprocess.Popen([sys.executable, "-m", "training", MAJORS], env=environment)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    return service(bench.settings, folder / "majors.log", "training", MAJORS, TOY_GATE=str(gate))
 
 
 def reached(gate: Path) -> None:
     """Wait until a training stands at the gate."""
-    deadline = time.monotonic() + DEADLINE_SEC
-    while not gate.with_suffix(".reached").exists():
-        assert time.monotonic() < deadline, "no training began"
-        time.sleep(0.02)
+    until(gate.with_suffix(".reached").exists, "a training begins")
 
 
 def test_an_update_is_answered_while_a_major_trains(bench: Bench, tmp_path: Path) -> None:
@@ -282,7 +236,7 @@ def test_an_update_is_answered_while_a_major_trains(bench: Bench, tmp_path: Path
     major = bench.initial(new_version="2.0")
     updates = [bench.initial(kind="update", new_version=f"1.{n}", base_artifact=base.name) for n in (1, 2)]
     bench.start(UPDATES)
-    with majors(bench, gate):
+    with majors(bench, tmp_path, gate):
         bench.send(updates[0])
         bench.send(major)
         reached(gate)
@@ -297,22 +251,21 @@ def test_a_kill_in_the_middle_of_a_major_loses_and_doubles_nothing(bench: Bench,
     write_model(bench.settings.models_dir, module=HELD)
     base = first_version(bench.settings.models_dir, bench.settings.artifacts_dir)
     gate = tmp_path / "gate"
-    gate.touch()
     before, major, after = bench.initial(), bench.initial(new_version="2.0"), bench.initial(new_version="3.0")
     update = bench.initial(kind="update", new_version="1.1", base_artifact=base.name)
     bench.start(UPDATES)
-    with majors(bench, tmp_path / "open"):
+    with majors(bench, tmp_path, tmp_path / "open"):
         bench.send(before)
         bench.answers(before)
-    with majors(bench, gate) as process:
+    gate.touch()
+    with majors(bench, tmp_path, gate) as process:
         for each in (major, update, after):
             bench.send(each)
         reached(gate)
         bench.answers(update)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
     bench.send(major)  # sent again, as whoever got no answer might
-    with majors(bench, tmp_path / "open"):
+    with majors(bench, tmp_path, tmp_path / "open"):
         found = bench.answers(after, major)
         last = bench.initial(new_version="4.0")
         bench.send(last)
@@ -320,7 +273,7 @@ def test_a_kill_in_the_middle_of_a_major_loses_and_doubles_nothing(bench: Bench,
     assert {name: len(candidates) for name, candidates in found.items()} == {
         each.event_id: 1 for each in (before, major, update, after, last)
     }
-    assert [candidate.version for candidate in decoded(bench.candidates.values)] == [
+    assert [candidate.version for candidate in decoded(bench.candidates.messages)] == [
         "1.0",
         "1.1",
         "2.0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -32,9 +33,19 @@ def models_dir(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Version 1.0, trained once: the same for whoever trains it."""
+    folder = tmp_path_factory.mktemp("first")
+    write_model(folder / "models")
+    return first_version(folder / "models", folder / "artifacts")
+
+
 @pytest.fixture
-def base(models_dir: Path, tmp_path: Path) -> Artifact:
-    return first_version(models_dir, tmp_path / "artifacts")
+def base(first: Artifact, tmp_path: Path) -> Artifact:
+    """Version 1.0 in a store of the test's own."""
+    shutil.copytree(first.folder.parent.parent, tmp_path / "artifacts")
+    return ArtifactStore(tmp_path / "artifacts").open("toy", first.name)
 
 
 def accuracy(artifact: Artifact, models_dir: Path, unseen: Rows) -> float:
@@ -157,9 +168,7 @@ def test_an_update_without_labels_is_a_mistake(base: Artifact, models_dir: Path)
         )
 
 
-def test_an_update_that_explodes_is_refused(models_dir: Path, tmp_path: Path) -> None:
-    write_model(models_dir)
-    base = first_version(models_dir, tmp_path / "artifacts")
+def test_an_update_that_explodes_is_refused(base: Artifact, models_dir: Path) -> None:
     write_model(models_dir, SPEC.replace("lr = 0.02", 'name = "sgd", lr = 1e30'))
     trained = train_update(
         models_dir, order("update", "1.1", base.name), UpdateRows(rows(60), rows(60)), base

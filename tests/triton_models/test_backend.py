@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import queue
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from compose.embedded.triton import Triton
 from runtime.artifacts import ArtifactStore
 from schemas.artifact import WEIGHTS
 from schemas.tensors import ARTIFACT_PARAMETER, SCORES, UNLOAD_PARAMETER
+from tests.services import die_with_parent
 from tests.triton_models.artifacts import Version, write_toy, write_version
+from tests.waiting import until
 from triton_models.triton_config import write_repository
 
 pytestmark = pytest.mark.stack
@@ -90,10 +91,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = folder / "log"
     with log.open("wb") as output:
         running = subprocess.Popen(
-            start.argv, env={**start.environment}, stdout=output, stderr=subprocess.STDOUT
+            start.argv,
+            env={**start.environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,
         )
     try:
-        until(lambda: _is_ready(process, running, log))
+        until(lambda: _is_ready(process, running, log), "it is ready")
         server = Server(models_dir, ArtifactStore(artifacts_dir), grpc)
         yield server
         server.close()
@@ -116,7 +121,7 @@ def test_a_new_version_does_not_hold_up_the_others_and_is_loaded_once(server: Se
     held = server.hold("loading")
     try:
         waiting = [server.start(new) for _ in range(3)]
-        until(lambda: server.calls("loads") > loads)
+        until(lambda: server.calls("loads") > loads, "it begins to load")
         for _ in range(3):
             assert np.array_equal(server.infer(old), old.scores)
         assert all(answers.empty() for answers in waiting)
@@ -134,7 +139,7 @@ def test_what_the_client_has_given_up_while_it_waited_is_not_computed(server: Se
     held = server.hold("forward")
     try:
         running = server.start(version)
-        until(lambda: server.calls("forwards") == forwards + 1)
+        until(lambda: server.calls("forwards") == forwards + 1, "it runs")
         given_up = server.start(version, timeout_sec=0.2)
         assert isinstance(given_up.get(timeout=DEADLINE_SEC), InferenceServerException)
     finally:
@@ -214,13 +219,6 @@ def test_an_unloaded_version_is_loaded_again_when_it_is_asked_for(server: Server
     assert server.calls("loads") == loads
     assert np.array_equal(server.infer(two), two.scores)
     assert server.calls("loads") == loads + 1
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SEC
-    while not condition():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.02)
 
 
 def _is_ready(process: Triton, running: subprocess.Popen[bytes], log: Path) -> bool:

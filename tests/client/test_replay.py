@@ -14,10 +14,9 @@ from runtime.kafka import consumer
 from runtime.settings import Settings
 from scenarios.replay import Progress, replay
 from scenarios.scenario import Scenario
-from tests.client.conftest import MODEL, Answerer, answerer, settings
+from tests.client.conftest import MODEL, Answerer
 from tidemill import Client
 
-__all__ = ["answerer", "settings"]
 pytestmark = pytest.mark.stack
 DELAY_ROWS = 7
 
