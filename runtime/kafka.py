@@ -19,7 +19,9 @@ from schemas.topics import COPY_BYTES, REQUESTS, Topic
 log = logging.getLogger("librdkafka")
 _Callback = TypeVar("_Callback", bound=Callable[..., None])
 
-SESSION_TIMEOUT_MS: Final = 6000
+SESSION_TIMEOUT_MS: Final = 10_000
+"""Longer than a broker takes to restart: a static member whose session ends meanwhile joins again under another id, and librdkafka takes the
+refusal of a request that it had under way under the old one for being fenced, which ends the process."""
 TRANSACTION_TIMEOUT_MS: Final = 5000
 REQUEST_TIMEOUT_SEC: Final = 10.0
 _CONNECTION: Final[dict[str, Any]] = {

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _FENCING: Final = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 )
-_CALL_TIMEOUT_SEC: Final = 5.0
+_CALL_TIMEOUT_SEC: Final = 3.0
 _HUNG_SEC: Final = 2 * _CALL_TIMEOUT_SEC
 """A call that has not come back by then never will."""
 _INIT_TIMEOUT_SEC: Final = 30.0

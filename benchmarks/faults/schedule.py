@@ -45,13 +45,13 @@ KINDS: Final = (
     Kind("restart", ("clickhouse", "kafka"), 0, 0, 4, "restart"),
     Kind("terminate", (*SERVICES, "triton"), 0, 0, 6),
     Kind("stop", (*SERVICES, *SERVERS, "stub"), 0.3, 3, 14),
-    # Past the session time-out of consumers (6 s, the worker's 10 s) and past the transaction's (5 s).
-    Kind("stop_past_session", (*SERVICES, "triton", "clickhouse", "kafka"), 7, 14, 5, "long"),
+    # Past the session time-out of consumers (10 s) and past the transaction's (5 s).
+    Kind("stop_past_session", (*SERVICES, "triton", "clickhouse", "kafka"), 11, 16, 5, "long"),
     # Past the time that a sink waits for an INSERT (60 s).
     Kind("stop_past_insert", ("clickhouse", "sink-0", "sink-1"), 62, 70, 0.7, "long"),
     Kind("cut", LINKS, 0.1, 5, 12),
     Kind("stall", LINKS, 1, 5, 6),
-    Kind("stall_past_session", KAFKA_LINKS, 7, 14, 2, "long"),
+    Kind("stall_past_session", KAFKA_LINKS, 11, 16, 2, "long"),
     Kind("delay", LINKS, 2, 8, 6),
     Kind("lose_answers", LINKS, 0.5, 4, 10),
     Kind("disk_full", ("sink-clickhouse",), 2, 8, 3),

@@ -24,6 +24,7 @@ from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from runtime.kafka import SESSION_TIMEOUT_MS
 from runtime.service import Stop
 from runtime.settings import Settings
 from schemas.errors import Outage
@@ -120,7 +121,7 @@ class Worker:
             loop=asyncio.get_running_loop(),
             consumer_group_instance_id=f"{GROUP}-{self._settings.slot}",
             consumer_auto_offset_reset="earliest",
-            broker_session_timeout=10.0,
+            broker_session_timeout=SESSION_TIMEOUT_MS / 1000,
             broker_heartbeat_interval=2.0,
             broker_request_timeout=30.0,
             stream_buffer_maxsize=STREAM_EVENTS,
@@ -223,7 +224,9 @@ class Worker:
     async def _on_revoked(self, _app: Any, revoked: Iterable[TP], **_: Any) -> None:
         places = {(tp.topic, tp.partition) for tp in revoked}
         self.assigned -= places
-        await self._guarded(self._release(places))
+        if not self.failed.done():
+            # One that was fenced must not try again: what it has not saved is another's.
+            await self._guarded(self._release(places))
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
