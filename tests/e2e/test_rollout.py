@@ -45,10 +45,12 @@ def stage_is(workshop: Workshop, model: str, stage: str) -> None:
     until(lambda: route(workshop, model).stage == stage, f"{model} is in stage {stage}")
 
 
-def live_until(world: World, client: Client, model: str, reached: Any, limit: int = 400) -> None:
-    """Rows with true labels, a few at a time, until something has been decided."""
+def live_until(
+    world: World, client: Client, model: str, reached: Any, limit: int = 400, flipped: bool = False
+) -> None:
+    """Rows with their labels, a few at a time, until something has been decided."""
     for _ in range(limit // STEP_ROWS):
-        world.live(client, model, STEP_ROWS)
+        world.live(client, model, STEP_ROWS, flipped=flipped)
         if reached():
             return
     until(reached, f"a decision after {limit} rows")
@@ -117,10 +119,22 @@ def test_a_major_waits_for_a_person_where_the_spec_says_so(
     workshop: Workshop, client: Client, analyst: Warehouse
 ) -> None:
     world = World(seed=4)
-    live_until(world, client, "manual", lambda: counted(workshop, "manual") >= 340)
+    before = route(workshop, "manual").champion
+    live_until(world, client, "manual", lambda: route(workshop, "manual").champion != before)
+    # An update has just been: until the next, the champion does not learn that the truth has turned round, and a major does.
+    known = counted(workshop, "manual")
+    world.live(client, "manual", 100, flipped=True)
+    until(lambda: counted(workshop, "manual") >= known + 100, "the control room counts every label")
     workshop.run("./tidemill models retrain manual")
     stage_is(workshop, "manual", "shadow")
-    live_until(world, client, "manual", lambda: route(workshop, "manual").stage == "approval")
+    live_until(
+        world,
+        client,
+        "manual",
+        lambda: route(workshop, "manual").stage == "approval",
+        limit=100,
+        flipped=True,
+    )
     waiting = route(workshop, "manual")
     assert waiting.champion.startswith("1.")
     approved = workshop.tidemill("models", "approve", "manual", "--reason", "looks good")
