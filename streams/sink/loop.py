@@ -1,7 +1,6 @@
 """The shell around the partitions: polls, commits plans, starts inserts, follows rebalances, says how it is, shuts down.
 
-Only this thread touches the consumer and the partitions; inserts run in small pools, one a table, so that a slow table holds up no
-other.
+Only this thread touches the consumer and the partitions; inserts run in threads of their own (`pools`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import time
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from typing import Final
 
@@ -34,22 +32,21 @@ from runtime.positions import SINK_GROUP, Place
 from runtime.service import Health
 from runtime.settings import Settings
 from runtime.stalls import StallDetector, StallGuard
-from runtime.telemetry import counter, histogram, span, traceparent, tracing
+from runtime.telemetry import traceparent
 from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
 from streams.sink.alerts import Alerts
-from streams.sink.inserts import insert, insert_if_missing
 from streams.sink.partition import Partition
 from streams.sink.plan import Plan, decode_plan, encode_plan
+from streams.sink.pools import Pools
 from streams.sink.ranges import Range, Record
 from streams.sink.status import report
-from streams.sink.tables import Source, Table, targets
+from streams.sink.tables import Source, targets
 from warehouse.client import Refused
 
 log = logging.getLogger(__name__)
 
 GROUP: Final = SINK_GROUP
-THREADS_PER_TABLE: Final = 2
 BATCH_RECORDS: Final = 200
 IDLE_WAIT_SEC: Final = 0.05
 BUSY_WAIT_SEC: Final = 0.005
@@ -57,7 +54,6 @@ REPORT_SEC: Final = 0.5
 TOPICS_SEC: Final = 10.0
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """Bytes pending over all partitions above which only empty partitions are consumed."""
-MAX_LINKS: Final = 128
 HALT_RETRY_SEC: Final = 15.0
 """So often a halted partition is begun anew: what was mended elsewhere goes on without a restart."""
 
@@ -68,10 +64,10 @@ class Sink:
     def __init__(
         self, settings: Settings, health: Health, client: Client, specs: dict[str, ModelSpec]
     ) -> None:
-        self._health, self._client = health, client
+        self._health = health
         self._targets = targets(specs)
         self._partitions: dict[Place, Partition] = {}
-        self._inserts: dict[Place, Future[float]] = {}
+        self._inserts = Pools(settings, client, [table for table, _ in self._targets.values()])
         self._stopped: set[Place] = set()
         """Places whose consumption is paused."""
         self._joined = False
@@ -80,15 +76,10 @@ class Sink:
         """When a partition was last found halted."""
         self._alerted: dict[Place, int] = {}
         """At which offset people were told of a halt."""
-        self._pools = {
-            table.name: ThreadPoolExecutor(THREADS_PER_TABLE, thread_name_prefix=table.name)
-            for table, _ in self._targets.values()
-        }
         self._admin = admin(settings)
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="topics")
         self._ids: Future[dict[str, uuid.UUID]] | None = None
         self._alerts = Alerts(settings)
-        self._tracer = tracing(settings, "sink")
         self._report_at = self._topics_at = 0.0
         self._guard = StallGuard(StallDetector(settings, GROUP))
         self._guard.start()
@@ -142,8 +133,8 @@ class Sink:
         """Leave the group, which gives the partitions back (`_revoked`). Static membership: none moves if we are back in time."""
         with ExitStack() as closing:
             closing.callback(self._guard.close)
-            for pool in (*self._pools.values(), self._watcher):
-                closing.callback(pool.shutdown)
+            closing.callback(self._watcher.shutdown)
+            closing.callback(self._inserts.close)
             closing.callback(self._alerts.close, REQUEST_TIMEOUT_SEC)
             closing.callback(self._consumer.close)
 
@@ -174,7 +165,7 @@ class Sink:
         except Rejection as rejection:
             partition.poison(offset, rejection.message)
             return
-        header = traceparent(pairs(message.headers())) if self._tracer is not None else ""
+        header = traceparent(pairs(message.headers())) if self._inserts.traces else ""
         size = len(message.value() or b"")
         record = Record(
             offset, message.timestamp()[1], rows.rows, size, rows.table_partitions, rows.payload, header
@@ -264,39 +255,12 @@ class Sink:
         range_ = partition.flight
         if range_ is None:
             raise AssertionError("nothing to insert")
-        pool = self._pools[partition.table.name]
-        self._inserts[place] = pool.submit(self._insert, partition.table, range_, partition.retrying)
-
-    def _insert(self, table: Table, range_: Range, retrying: bool) -> float:
-        """In a pool's thread: insert, and say how long it took in seconds."""
-        started = time.monotonic()
-        links = [record.traceparent for record in range_.records if record.traceparent][:MAX_LINKS]
-        # One trace in: its next span. Several: a span of their own, linked to each.
-        parent = links[0] if len(set(links)) == 1 else ""
-        with span(
-            self._tracer, "sink insert", parent, [] if parent else links,
-            table=table.name, rows=range_.rows, token=range_.token,
-        ):  # fmt: skip
-            new = True
-            if retrying:
-                new = insert_if_missing(self._client, table, range_)
-            else:
-                insert(self._client, table, range_)
-        took_sec = time.monotonic() - started
-        histogram("tidemill_sink_insert_seconds").labels(table.name).observe(took_sec)
-        histogram("tidemill_sink_visible_seconds").labels(table.name).observe(
-            (now_ms() - range_.oldest_ms) / 1000
-        )
-        if new:
-            counter("tidemill_sink_rows_total").labels(table.name).inc(range_.rows)
-        return took_sec
+        self._inserts.submit(place, partition.table, range_, partition.retrying)
 
     def _collect(self) -> None:
         now = time.monotonic()
-        for place, future in list(self._inserts.items()):
-            if future.done():
-                del self._inserts[place]
-                self._conclude(self._partitions[place], future, now)
+        for place, future in self._inserts.done():
+            self._conclude(self._partitions[place], future, now)
 
     def _conclude(self, partition: Partition, future: Future[float], now: float) -> None:
         if partition.halted:
@@ -426,12 +390,7 @@ class Sink:
 
     def _settle(self, places: list[TopicPartition]) -> None:
         """Wait for the running inserts of `places`."""
-        running = [
-            self._inserts[place.topic, place.partition]
-            for place in places
-            if (place.topic, place.partition) in self._inserts
-        ]
-        wait_for(running)
+        self._inserts.wait([(place.topic, place.partition) for place in places])
         self._collect()
 
     def _forget(self, places: Iterable[Place]) -> None:

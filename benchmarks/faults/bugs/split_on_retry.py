@@ -7,7 +7,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from benchmarks.faults.bugs import replace
-from streams.sink import loop
+from streams.sink import pools
 from streams.sink.inserts import insert
 from streams.sink.ranges import Range
 
@@ -23,4 +23,4 @@ def apply() -> None:
                 insert(client, table, piece)
         return True
 
-    replace(loop, "insert_if_missing", in_halves)
+    replace(pools, "insert_if_missing", in_halves)

@@ -7,7 +7,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from benchmarks.faults.bugs import replace
-from streams.sink import loop
+from streams.sink import pools
 from streams.sink.inserts import insert
 
 
@@ -18,4 +18,4 @@ def apply() -> None:
         insert(client, table, range_)
         return True
 
-    replace(loop, "insert_if_missing", insert_again)
+    replace(pools, "insert_if_missing", insert_again)
