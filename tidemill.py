@@ -22,7 +22,7 @@ import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from runtime.headers import Headers, pairs, text
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, producer, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, judge, producer, topic_ids
 from runtime.settings import Settings, load_settings
 from runtime.telemetry import current_traceparent, span, tracing
 from schemas.arrow import decode_batch, encode_batch
@@ -358,8 +358,11 @@ class Predictions:
                 for prediction in _predictions(message):
                     requested_ms = int(prediction.prediction_id[:8] + prediction.prediction_id[9:13], 16)
                     answers.append(Answer(prediction, requested_ms, read_ms))
-            elif error.fatal() or not error.retriable():
-                raise Outage(f"{self._topic}: {error.str()}")
+                continue
+            try:
+                judge(error, self._topic)
+            except KafkaException:
+                raise Outage(f"{self._topic}: {error.str()}") from None
         return answers
 
     def wait_for(self, prediction_ids: Sequence[str], timeout_sec: float = 30.0) -> list[Prediction]:

@@ -16,7 +16,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from inference.model import BATCH_BYTES
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, judge, topic_ids
 from runtime.settings import Settings
 from schemas.errors import Outage, UserError
 
@@ -255,5 +255,4 @@ def cut(
 def _judge(error: KafkaError, topic: str) -> None:
     if error.code() == KafkaError._AUTO_OFFSET_RESET:
         raise UserError(f"{topic}: Kafka dropped part of the range while it was replayed: {error.str()}")
-    if error.fatal() or not error.retriable():
-        raise KafkaException(error)
+    judge(error, "replay")

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pyarrow as pa
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from runtime.kafka import judge
 
 BATCH: Final = 10_000
 PATIENCE_SEC: Final = 60.0
@@ -35,8 +37,8 @@ def partition_records(reader: Consumer, topic: str, partition: int) -> Iterator[
                     records.append(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended = True
-                elif error.fatal() or not error.retriable():
-                    raise KafkaException(error)
+                else:
+                    judge(error, "account")
             if records:
                 yield records
             if ended:
