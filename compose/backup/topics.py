@@ -10,14 +10,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from compose.backup.chain import Chain
 from runtime.headers import pairs
 from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.positions import Place
+from runtime.reader import TopicReader
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
 from schemas.backup import Record, Segment, TopicCopy
@@ -31,14 +33,10 @@ READERS: Final = {"control": ("candidates", "commands"), "training": ("retrains"
 """Groups whose place in the topics is restored with them. The sink starts over: it writes the same rows again, which replace themselves."""
 TRIES: Final = 50
 _PAUSE_SEC: Final = 0.1
-_BATCH: Final = 1000
-_READ_TIMEOUT_SEC: Final = 60.0
 _TRANSACTION_MS: Final = 300_000
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Record])
-
-Place = tuple[str, int]
 
 
 class _Marks(NamedTuple):
@@ -173,20 +171,18 @@ def _span(
 
 
 class _Reader:
-    """Reads what is committed; belongs to no group."""
+    """Reads what is committed, and where the topics end; belongs to no group."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
-        self._committed: Consumer = consumer(settings, f"backup-{uuid.uuid4()}", **overrides)
-        self._all: Consumer = consumer(
-            settings, f"backup-{uuid.uuid4()}", **{"isolation.level": "read_uncommitted"}
-        )
+        self._committed = TopicReader(settings, "backup", **{"fetch.wait.max.ms": 10})
+        self._all = TopicReader(settings, "backup-ends", **{"isolation.level": "read_uncommitted"})
         self._groups: dict[str, Consumer] = {group: consumer(settings, group) for group in READERS}
 
     def close(self) -> None:
-        for each in (self._committed, self._all, *self._groups.values()):
-            each.close()
+        self._committed.close()
+        self._all.close()
+        for group in self._groups.values():
+            group.close()
 
     def stable(self, topic: str) -> dict[int, int]:
         """Partition → end of what is committed or aborted."""
@@ -211,50 +207,22 @@ class _Reader:
         self, topic: str, begins: Mapping[int, int], ends: Mapping[int, int], prefix: bytes = b""
     ) -> list[Record]:
         """The committed records in between whose key begins with `prefix`, each partition's in order."""
-        begins = {p: begins.get(p, 0) for p in ends}
-        unread = {p for p, end in ends.items() if begins[p] < end}
-        self._committed.assign([TopicPartition(topic, p, begins[p]) for p in unread])
+        self._committed.begin({(topic, p): begins.get(p, 0) for p in ends})
         found: dict[int, list[Record]] = {p: [] for p in sorted(ends)}
-        progressed = time.monotonic()
-        while unread:
-            messages = self._committed.consume(_BATCH, 0.05)
-            if messages:
-                progressed = time.monotonic()
-            elif time.monotonic() > progressed + _READ_TIMEOUT_SEC:
-                raise Outage(f"Kafka: {topic} cannot be read to its end")
-            for message in messages:
-                error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
-                if message.topic() != topic:
-                    continue  # the end of the topic read before, told late
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    if error.fatal() or not error.retriable():
-                        raise KafkaException(error)
-                    continue
-                if error is not None or offset >= ends[partition] - 1:
-                    unread.discard(partition)
-                if error is None and offset < ends[partition] and (message.key() or b"").startswith(prefix):
-                    found[partition].append(
-                        Record(
-                            partition,
-                            offset,
-                            message.timestamp()[1],
-                            message.key(),
-                            message.value(),
-                            _headers(message),
-                        )
+        for message in self._committed.read_to({(topic, p): end for p, end in ends.items()}):
+            partition, offset = message.partition() or 0, message.offset() or 0
+            if offset < ends[partition] and (message.key() or b"").startswith(prefix):
+                found[partition].append(
+                    Record(
+                        partition, offset, message.timestamp()[1], message.key(), message.value(), _headers(message)
                     )
-        self._committed.unassign()
+                )  # fmt: skip
+        self._committed.begin({})
         return [record for records in found.values() for record in records]
 
 
-def _ends(client: Consumer, topic: str) -> dict[int, int]:
-    metadata = client.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic]
-    if metadata.error is not None:
-        raise Outage(f"Kafka: {topic}: {metadata.error.str()}")
-    return {
-        p: int(client.get_watermark_offsets(TopicPartition(topic, p), timeout=REQUEST_TIMEOUT_SEC)[1])
-        for p in sorted(metadata.partitions)
-    }
+def _ends(reader: TopicReader, topic: str) -> dict[int, int]:
+    return {partition: bounds.end for (_, partition), bounds in reader.bounds(reader.places(topic)).items()}
 
 
 def _headers(message: Message) -> list[tuple[str, bytes | None]]:
