@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import urllib.error
@@ -17,18 +15,11 @@ from typing import Any, Final, Self
 
 from compose.embedded.kafka import Kafka, KafkaProbe
 from compose.embedded.ports import free_ports
-from compose.embedded.process import NotReady
+from compose.embedded.process import NotReady, dying_with_parent
 from runtime.settings import Settings
 from tests.waiting import until
 
 STOP_SEC: Final = 30.0
-PR_SET_PDEATHSIG: Final = 1
-_prctl = ctypes.CDLL(None).prctl
-
-
-def die_with_parent() -> None:
-    """In a child: be killed when the tests end, however they end."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Service:
@@ -49,7 +40,7 @@ class Service:
     def start(self) -> Self:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv, env=self._environment, stdout=log, stderr=log, preexec_fn=die_with_parent
+                self._argv, env=self._environment, stdout=log, stderr=log, preexec_fn=dying_with_parent()
             )
         return self
 
@@ -130,7 +121,7 @@ def broker(folder: Path) -> Iterator[str]:
     with (folder / "kafka.log").open("wb") as log:
         process = subprocess.Popen(
             starting.argv, env={**os.environ, **starting.environment}, stdout=log, stderr=log,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_parent(),
         )  # fmt: skip
     try:
         address = f"127.0.0.1:{port}"

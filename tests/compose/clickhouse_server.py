@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 
-from tests.services import die_with_parent
+from compose.embedded.process import dying_with_parent
 
 PASSWORD = "s3cret"
 READY_SEC = 60.0
@@ -93,7 +93,7 @@ def start(folder: Path, *more: str) -> ServerProcess:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TZ": "UTC"},
-        preexec_fn=die_with_parent,
+        preexec_fn=dying_with_parent(),
     )
     assert process.stdout is not None
     line = process.stdout.readline()  # ends with the process, if that fails

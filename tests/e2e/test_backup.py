@@ -22,6 +22,7 @@ from cli.models import read_routes
 from compose.backup.chain import Chain
 from compose.backup.restore import restore
 from compose.embedded.parts import ROOT
+from compose.embedded.process import dying_with_parent
 from compose.embedded.running import DEFAULT_MODELS_DIR, end
 from compose.embedded.stack import Stack
 from runtime.clock import now_ms
@@ -32,7 +33,6 @@ from schemas.backup import MANIFEST, OBJECTS, Table
 from schemas.events import Candidate, RouteTable
 from schemas.topics import CANDIDATES, ROUTES
 from tests.inference.serving import FEATURES, MODEL, version
-from tests.services import die_with_parent
 from tests.waiting import until
 from tidemill import Client
 from warehouse import backup as warehouse
@@ -252,7 +252,7 @@ def test_a_killed_backup_leaves_the_chain_as_it_was(made: Made) -> None:
     before = chain.names()
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "backup", "--to", str(made.folder), "--full", "--data", str(made.data)],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent,
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=dying_with_parent(),
     )  # fmt: skip
     until(lambda: list(made.folder.glob(".writing*")) or process.poll() is not None, "it begins to write")
     process.send_signal(signal.SIGKILL)

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from compose.embedded.ports import free_ports
-from compose.embedded.process import NotReady
+from compose.embedded.process import NotReady, dying_with_parent
 from compose.embedded.triton import Triton
 from runtime.artifacts import ArtifactStore
 from schemas.artifact import WEIGHTS
 from schemas.tensors import ARTIFACT_PARAMETER, SCORES, UNLOAD_PARAMETER
-from tests.services import die_with_parent
 from tests.triton_models.artifacts import Version, write_toy, write_version
 from tests.waiting import until
 from triton_models.triton_config import write_repository
@@ -95,7 +94,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             env={**start.environment},
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_parent(),
         )
     try:
         until(lambda: _is_ready(process, running, log), "it is ready")
