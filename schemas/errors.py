@@ -1,11 +1,11 @@
-"""The exception tree. Overload, poison and outage are three different things and never end in the same branch.
+"""The exception tree. Overload, poison and outage are three different things and never end in the same branch: overload is none of these,
+who has too much at once pauses consumption.
 
 TidemillError
 ├── UserError            a person's mistake: one clear line, an exit code, no traceback
 │   ├── SpecError        a model spec that cannot be used
 │   └── UnknownModel     a model name for which there is no spec
 ├── Rejection            poison: this record can never be served; it is answered, dead-lettered and passed over
-├── Overload             too much at once: pause consumption, keep the record
 ├── Outage               a dependency is away: retry, keep the record, never dead-letter it
 ├── Fenced               another instance owns this identity now: stop at once, write nothing
 └── ArtifactError        an artifact that is missing, half-written or altered: refuse the version, keep serving the others
@@ -52,10 +52,6 @@ class Rejection(TidemillError):
         where = f"{self.field}: " if self.field else ""
         expected = f"; expected {self.expected}" if self.expected else ""
         return f"{where}{self.detail or self.reason}{expected}"
-
-
-class Overload(TidemillError):
-    """More work than can be held: consumption pauses, nothing is dropped."""
 
 
 class Outage(TidemillError):

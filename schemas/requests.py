@@ -12,7 +12,6 @@ import msgspec
 
 CONTENT_TYPE: Final = "content-type"
 TRACEPARENT: Final = "traceparent"
-JSON_TYPES: Final = frozenset({"application/json", "application/cloudevents+json", "text/json"})
 
 Reason: TypeAlias = Literal[
     "undecodable",              # not JSON, not an object, not UTF-8
