@@ -21,7 +21,7 @@ from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.events import Alert
 from schemas.topics import ALERTS, OBSERVATIONS
 
-TRANSACTION_ROWS: Final = 8192
+TRANSACTION_ROWS: Final = 16_384
 
 
 class Committer:

@@ -48,12 +48,12 @@ from schemas.spec import load_specs
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-HELD_RECORDS: Final = 32_768
+HELD_RECORDS: Final = 65_536
 HELD_BYTES: Final = 64 * 1024 * 1024
 """Polled and uncommitted records of one model, beyond which no more are polled."""
 READY_ROWS: Final = 65_536
 """Answered and uncommitted rows, beyond which no more are answered: a record may hold thousands."""
-WORKERS: Final = 4
+WORKERS: Final = 3
 """Micro-batches of one model that are under way at once."""
 POLL_SEC: Final = 0.1
 FULL_SEC: Final = 0.2

@@ -20,7 +20,7 @@ from schemas.errors import Outage
 log = logging.getLogger(__name__)
 
 GROUP: Final = "gateway"
-POLL_RECORDS: Final = 4096
+POLL_RECORDS: Final = 8192
 _OVERRIDES: Final = {
     **gather(wait_ms=10),
     "partition.assignment.strategy": "cooperative-sticky",

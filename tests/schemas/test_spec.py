@@ -25,7 +25,7 @@ flag = { type = "bool" }
 def test_a_sound_spec_has_its_defaults_and_its_order() -> None:
     spec = decode_spec(SOUND, "model.toml")
     assert (spec.numbers, spec.texts, spec.outputs) == (("x", "flag"), ("colour", "words"), 2)
-    assert spec.serve.max_batch_rows == 1024
+    assert spec.serve.max_batch_rows == 4096
     assert spec.rollout.approval == "automatic"
 
 
