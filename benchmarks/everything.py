@@ -44,7 +44,9 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
     "throughput": _throughput,
     "throughput of 784 floats": _wide,
     "steps": lambda quick, seed: steps.measure("floats_8", "json", seed, steps.QUICK_STEP_SEC if quick else steps.STEP_SEC),
-    "latency": lambda quick, seed: latency.measure(4.0 if quick else latency.SEC, not quick, seed),
+    "latency": lambda quick, seed: latency.measure(
+        *((4.0, 1, False) if quick else (latency.SEC, latency.TURNS, True)), seed
+    ),
     "live": lambda quick, seed: live.measure(
         live.QUICK_STEP_SEC if quick else live.STEP_SEC, live.FIRST_PER_SEC, 0 if quick else live.HALVINGS, seed
     ),

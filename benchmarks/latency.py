@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, Final
 
@@ -20,9 +22,9 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 from benchmarks.deploy import deploy
 from benchmarks.histogram import Histogram, sum_percentile_ms
 from benchmarks.load import Bodies, bodies, ends, produce_backlog, request_topic
-from benchmarks.meter import Committed, StageFailed, wait_for, watch
+from benchmarks.meter import Committed, StageFailed, wait_caught_up, wait_for, watch
 from benchmarks.pacing import Pacer
-from benchmarks.report import Line, Result, progress, show
+from benchmarks.report import Line, Result, median, progress, show
 from benchmarks.sample import sample
 from benchmarks.stages import Bench, Running, Service, bench, running, start_group_at
 from features.encode import encode
@@ -36,63 +38,83 @@ from schemas.topics import PREDICTIONS
 MODEL: Final = "floats_8"
 RATES: Final = (100.0, 1000.0)
 COMPARED: Final = 1000.0
-SEC: Final = 20.0
+SEC: Final = 10.0
+TURNS: Final = 3
 WARM_SEC: Final = 3.0
+ECHO: Final = "bench-echo"
+"""Its topic of answers, its group, and its transactional id."""
 ECHO_BYTES: Final = 160
 READ_PER_SEC: Final = 5000
 """Of more answers than this in a second, the reader looks at a part: its own work would be what is measured."""
 HIGHEST_ROWS: Final = 200_000
 PERCENTS: Final = (50, 90, 99, 99.9)
 
+Found = dict[tuple[str, float], list[Histogram]]
+"""What and at which rate → its latencies in each turn."""
+
 
 @click.command()
 @click.option("--sec", default=SEC, show_default=True, help="Seconds at each rate.")
+@click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=TURNS,
+    show_default=True,
+    help="Turns, of which the median counts.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option("--quick", is_flag=True, help="4 seconds at each rate; without half of the highest rate.")
+@click.option(
+    "--quick", is_flag=True, help="One turn of 4 seconds at each rate; without half of the highest rate."
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
 )
-def command(sec: float, seed: int, quick: bool, as_json: bool) -> None:
+def command(sec: float, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Latency from producer to prediction, open loop, beside a transactional echo and Triton alone."""
-    show(measure(4.0 if quick else sec, not quick, seed), as_json)
+    show(measure(*((4.0, 1, False) if quick else (sec, turns, True)), seed), as_json)
 
 
-def measure(sec: float, with_highest: bool, seed: int) -> Result:
-    """Each rate: ours, the echo, Triton."""
-    found: dict[tuple[str, float], Histogram] = {}
-    late: dict[str, float] = {}
+def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
+    """In turns, each rate: ours, the echo, Triton."""
+    found: Found = defaultdict(list)
+    late_ms: dict[str, float] = defaultdict(float)
+
+    def add(what: str, rate: float, measured: tuple[Histogram, float]) -> None:
+        found[what, rate].append(measured[0])
+        name = f"{what} at {rate:g}/s"
+        late_ms[name] = max(late_ms[name], measured[1])
+
     with bench([MODEL]) as at:
         spec = load_spec(at.settings.models_dir / MODEL)
         artifact = deploy(at.settings, MODEL, seed=seed)
-        pool = bodies(spec, "json", seed)
-        rates = list(RATES)
-        gateway = Service(at, "gateway")
-        with running(gateway):
-            gateway.wait_ready()
-            highest = _highest(at, pool, gateway)
-            if with_highest:
-                rates.append(round(highest / 2, -2))
-            for rate in rates:
-                progress(f"ours at {rate:,.0f}/s")
-                histogram, late_ms = _through(at, pool, rate, sec, PREDICTIONS.for_model(MODEL))
-                found["ours", rate], late[f"ours at {rate:g}/s"] = histogram, late_ms
-        topic = "bench-echo-predictions"
-        at.create_topics([topic])
-        start_group_at(at, "bench-echo", request_topic(MODEL), ends(at.settings, request_topic(MODEL)))
-        echo = Running(
-            "echo", [sys.executable, "-P", "-m", "benchmarks.echo", request_topic(MODEL), topic, "bench-echo", str(ECHO_BYTES)],
-            at.settings.environment(), at.folder,
-        )  # fmt: skip
-        with running(echo):
-            for rate in rates:
-                progress(f"the echo at {rate:,.0f}/s")
-                histogram, late_ms = _through(at, pool, rate, sec, topic)
-                found["echo", rate], late[f"echo at {rate:g}/s"] = histogram, late_ms
-        for rate in RATES:
-            progress(f"Triton at {rate:,.0f}/s")
-            histogram, late_ms = asyncio.run(_triton(at, spec, artifact, rate, sec))
-            found["triton", rate], late[f"triton at {rate:g}/s"] = histogram, late_ms
-    return _result(found, late, highest, seed)
+        pool, requests = bodies(spec, "json", seed), request_topic(MODEL)
+        at.create_topics([ECHO])
+        rates = [*RATES]
+        highest = 0.0
+        for turn in range(1, turns + 1):
+            progress(f"turn {turn} of {turns}")
+            gateway = Service(at, "gateway")
+            with running(gateway):
+                gateway.wait_ready()
+                if turn == 1:
+                    highest = _highest(at, pool, gateway)
+                    if with_highest:
+                        rates.append(round(highest / 2, -2))
+                # What the echo was asked in the turn before.
+                wait_caught_up(at.settings, GATEWAY_GROUP, requests)
+                for rate in rates:
+                    progress(f"ours at {rate:,.0f}/s")
+                    add("ours", rate, _through(at, pool, rate, sec, PREDICTIONS.for_model(MODEL)))
+            start_group_at(at, ECHO, requests, ends(at.settings, requests))
+            command = [sys.executable, "-P", "-m", "benchmarks.echo", requests, ECHO, ECHO, str(ECHO_BYTES)]
+            with running(Running("echo", command, at.settings.environment(), at.folder)):
+                for rate in rates:
+                    progress(f"the echo at {rate:,.0f}/s")
+                    add("echo", rate, _through(at, pool, rate, sec, ECHO))
+            for rate in RATES:
+                progress(f"Triton at {rate:,.0f}/s")
+                add("triton", rate, asyncio.run(_triton(at, spec, artifact, rate, sec)))
+    return _result(found, late_ms, highest, seed, turns)
 
 
 def _highest(at: Bench, pool: Bodies, gateway: Service) -> float:
@@ -192,21 +214,26 @@ async def _triton(
     return calls, max(late_ms)
 
 
-def _result(
-    found: dict[tuple[str, float], Histogram], late: dict[str, float], highest: float, seed: int
-) -> Result:
-    ours = found["ours", COMPARED]
-    beneath = [found["echo", COMPARED], found["triton", COMPARED]]
+def _result(found: Found, late_ms: Mapping[str, float], highest: float, seed: int, turns: int) -> Result:
     figures: dict[str, Any] = {"highest_events_per_s": highest}
     for percent in (50, 99):
-        below = sum_percentile_ms(beneath, percent, seed)
-        figures[f"p{percent}_ms"] = ours.percentile_ms(percent)
-        figures[f"echo_and_triton_p{percent}_ms"] = below
-        figures[f"added_p{percent}_ms"] = ours.percentile_ms(percent) - below
-    figures["producer_late_ms"] = {name: round(value, 2) for name, value in late.items()}
+        ours = [histogram.percentile_ms(percent) for histogram in found["ours", COMPARED]]
+        beneath = [
+            sum_percentile_ms([*parts], percent, seed)
+            for parts in zip(found["echo", COMPARED], found["triton", COMPARED], strict=True)
+        ]
+        figures[f"p{percent}_ms"] = median(ours)
+        figures[f"echo_and_triton_p{percent}_ms"] = median(beneath)
+        figures[f"added_p{percent}_ms"] = median(
+            mine - theirs for mine, theirs in zip(ours, beneath, strict=True)
+        )
+    figures["producer_late_ms"] = {name: round(value, 2) for name, value in late_ms.items()}
     lines = [
-        Line(f"{what} at {rate:,.0f}/s, p{percent:g}", [histogram.percentile_ms(percent)], "ms", f"{histogram.count:,} answers")
-        for (what, rate), histogram in found.items()
+        Line(
+            f"{what} at {rate:,.0f}/s, p{percent:g}", [each.percentile_ms(percent) for each in histograms], "ms",
+            f"{sum(each.count for each in histograms):,} answers",
+        )
+        for (what, rate), histograms in found.items()
         for percent in PERCENTS
     ]  # fmt: skip
-    return Result("latency", figures, lines, seed)
+    return Result("latency", figures, lines, seed, turns)

@@ -170,6 +170,8 @@ def watch(
         ended = time.monotonic()
     if done > records:
         raise StageFailed(f"{records} records were there, and {done} were processed")
+    if before >= records:
+        raise StageFailed(f"all {records} records were processed before the clock was started: take more")
     if done == before:
         raise StageFailed(f"only {done} of {records} records were processed within {limit_sec:.0f} s")
     after, busy_after = _cpu_sec(handles), _busy_sec()

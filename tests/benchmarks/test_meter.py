@@ -37,6 +37,8 @@ def test_a_stage_that_does_nothing_or_stops_or_does_too_much_has_no_figure() -> 
         watch(shown(0), 10, {}, start_limit_sec=0.05)
     with pytest.raises(StageFailed, match="only 5 of 10"):
         watch(shown(5), 10, {}, limit_sec=0.05)
+    with pytest.raises(StageFailed, match="all 10 records were processed before"):
+        watch(lambda: 10, 10, {})
     with pytest.raises(StageFailed, match="10 records were there, and 11"):
         watch(shown(1, 1, 11), 10, {})
 
