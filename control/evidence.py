@@ -170,12 +170,12 @@ def _answers(message: Message) -> tuple[list[str], list[bool], list[int]]:
     try:
         kind = format_of(text(pairs(message.headers()), CONTENT_TYPE))
         if kind == "arrow":
-            batch = decode_batch(value)
+            batch = decode_batch(value, ("status", "prediction_id", "attempt"))
             answered = pc.equal(batch.column("status"), "answered")
             ids = batch.column("prediction_id").to_pylist()
             return ids, answered.to_pylist(), batch.column("attempt").to_pylist()
         answer = _MSGPACK.decode(value) if kind == "msgpack" else _JSON.decode(value)
-    except (msgspec.DecodeError, pa.ArrowException, KeyError):
+    except (msgspec.DecodeError, Rejection):
         answer = _Answer()  # somebody else wrote here: an answer to nothing
     attempt = answer.attempt if 0 <= answer.attempt <= MAX_ATTEMPT else 0
     return [answer.prediction_id], [answer.rejected is None], [attempt]

@@ -332,6 +332,6 @@ def decoded(message: Message) -> Alert | Candidate | Command | pa.RecordBatch:
         if topic == OUTCOMES.name:
             return decode_batch(value)
         return msgspec.json.decode(value, type=_EVENTS[topic])
-    except (msgspec.MsgspecError, pa.ArrowInvalid, OSError, StopIteration) as error:
+    except msgspec.MsgspecError as error:
         problem = str(error).partition("\n")[0]
         raise Rejection("undecodable", "", f"what belongs into {topic}", problem) from None

@@ -5,9 +5,12 @@ Each column is listed once, with its ClickHouse type and its meaning; a contract
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 import pyarrow as pa
+
+from schemas.errors import Rejection
 
 UUID: Final = pa.binary(16)
 MS: Final = pa.timestamp("ms", tz="UTC")
@@ -128,7 +131,20 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def decode_batch(value: bytes) -> pa.RecordBatch:
-    """The batch in one Kafka record's value; its buffers point into `value`."""
-    with pa.ipc.open_stream(value) as reader:
-        return reader.read_next_batch()
+def decode_batch(value: bytes, wanted: Collection[str] = ()) -> pa.RecordBatch:
+    """The batch in one Kafka record's value; its buffers point into `value`.
+
+    Raises:
+        Rejection: it is no such batch, or lacks columns of `wanted`. Anyone may write to any topic.
+    """
+    try:
+        with pa.ipc.open_stream(value) as reader:
+            batch = reader.read_next_batch()
+        batch.validate()
+    except (pa.ArrowInvalid, OSError, StopIteration) as error:
+        raise Rejection("undecodable", "", "an Arrow IPC stream", str(error).partition("\n")[0]) from None
+    if absent := set(wanted).difference(batch.schema.names):
+        raise Rejection(
+            "undecodable", "", "a batch with all columns", f"it lacks {', '.join(sorted(absent))}"
+        )
+    return batch

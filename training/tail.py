@@ -6,6 +6,7 @@ after the beginning, and this together miss nothing. Features are a cache: one t
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Final
 
@@ -20,11 +21,13 @@ from runtime.positions import SINK_GROUP, Place
 from runtime.reader import TopicReader
 from runtime.settings import Settings
 from schemas.arrow import decode_batch
-from schemas.errors import Outage
+from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
 from schemas.topics import OBSERVATIONS, OUTCOMES
 from training.chunks import Chunks
 from training.joined import Joined, joined
+
+log = logging.getLogger(__name__)
 
 FEATURE_ROWS: Final = 200_000
 FEATURE_BYTES: Final = 64 * 1024 * 1024
@@ -37,6 +40,10 @@ STANDING_READS: Final = 3
 _RECORDS: Final = 200
 _WAIT_SEC: Final = 0.01
 _OUTCOME_COLUMNS: Final = ("prediction_id", "revision", "truth", "truth_value", "label", "loss")
+_READ: Final = {
+    OBSERVATIONS.name: ("model", "role", "status", "prediction_id", "numbers", "texts"),
+    OUTCOMES.name: ("model", "role", "requested_at", "joined_at", *_OUTCOME_COLUMNS),
+}
 
 
 class Tail:
@@ -126,7 +133,14 @@ class Tail:
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
-            self._add(message.topic() or "", decode_batch(message.value() or b""))
+            topic = message.topic() or ""
+            try:
+                batch = decode_batch(message.value() or b"", _READ[topic])
+            except Rejection as error:
+                # No part of ours wrote it. The sink halts on it, keeps it and tells people.
+                log.error("%s:%s:%s is passed over: %s", topic, message.partition(), message.offset(), error)
+            else:
+                self._add(topic, batch)
 
     def _add(self, topic: str, batch: pa.RecordBatch) -> None:
         live = pc.equal(batch.column("role"), "live")

@@ -30,6 +30,8 @@ BYTES: Final = 64 * 1024 * 1024
 """Of both generations together."""
 _MERGED_ROWS: Final = 4096
 _COLUMNS: Final = ["prediction_id", "request_id", *PREDICTION_SCHEMA.names[2:]]
+READ_COLUMNS: Final = frozenset({*_COLUMNS, "status"})
+"""What a batch must have."""
 
 
 class Names(NamedTuple):

@@ -6,6 +6,7 @@ told from them. A row costs about half a microsecond, and its features are not k
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from runtime.kafka import gather
@@ -13,7 +14,10 @@ from runtime.positions import Ends, Place
 from runtime.reader import TopicReader
 from runtime.settings import Settings
 from schemas.arrow import decode_batch
-from streams.labels.observed import Names, Observed
+from schemas.errors import Rejection
+from streams.labels.observed import READ_COLUMNS, Names, Observed
+
+log = logging.getLogger(__name__)
 
 _RECORDS: Final = 200
 """At most so many in one read, so that a backlog holds up no label."""
@@ -54,7 +58,12 @@ class Watch:
             place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
             # What lies before the start may have been labelled by somebody else.
             if offset >= self._starts[place]:
-                names = self.observed.add(decode_batch(message.value() or b""))
+                try:
+                    names = self.observed.add(decode_batch(message.value() or b"", READ_COLUMNS))
+                except Rejection as error:
+                    # No part of ours wrote it. The sink halts on it, keeps it and tells people.
+                    log.error("%s:%d:%d is passed over: %s", *place, offset, error)
+                    continue
                 if names is not None:
                     added.append(names)
         return added

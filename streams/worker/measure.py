@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from runtime.telemetry import counter
 from schemas.arrow import decode_batch
+from schemas.errors import Rejection
 from schemas.events import Partial
 from schemas.topics import OBSERVATIONS, OUTCOMES, PARTIALS
 from streams.worker.drift import Drift
@@ -59,18 +60,14 @@ class Measure:
     def apply(self, value: bytes) -> None:
         """Add one micro-batch. Small ones are gathered: a batch of three rows costs as much to measure as one of a thousand."""
         try:
-            batch = decode_batch(value)
-        except pa.ArrowInvalid as error:
+            batch = decode_batch(value, self._columns - {"attempt"})
+        except Rejection as error:
             # Written by our own gateway or not at all; the sink halts on it and keeps it.
-            log.error("%s: a record that is no Arrow stream is not measured: %s", self._source, error)
+            log.error("%s: a record is not measured: %s", self._source, error)
             return
         if self._observations and "attempt" not in batch.schema.names:
             # Written by a release that knew no redrives.
             batch = batch.append_column("attempt", pa.repeat(pa.scalar(0, pa.uint8()), len(batch)))
-        absent = self._columns.difference(batch.schema.names)
-        if absent:
-            log.error("%s: a batch is not measured, it lacks %s", self._source, ", ".join(sorted(absent)))
-            return
         batch = batch.select(sorted(self._columns))
         if self._held and batch.schema != self._held[0].schema:
             self._measure()

@@ -6,15 +6,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Message, TopicPartition
 
 from compose.embedded.stack import Stack
 from runtime.kafka import consumer
+from runtime.reader import TopicReader
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
 from schemas.arrow import OBSERVATIONS, OUTCOMES, encode_batch
@@ -221,3 +223,34 @@ def test_an_update_draws_the_same_rows_through_kafka_and_from_clickhouse(
         np.testing.assert_array_equal(one.columns.numbers, other.columns.numbers)
         assert one.labels.tobytes() == other.labels.tobytes()
         assert one.columns.texts.equals(other.columns.texts)
+
+
+def test_a_record_that_no_part_of_ours_wrote_is_passed_over(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = {
+        "prediction_id": uuid.uuid4().bytes,
+        "model": spec.name,
+        "role": "live",
+        "truth": "yes",
+        "label": "no",
+    }
+    good = encode_batch(filled(OUTCOMES, [label]))
+    values = [b"{}", encode_batch(pa.record_batch({"model": [spec.name]})), good]
+    taken = [
+        [Message(topic="outcomes", partition=0, offset=n, value=value) for n, value in enumerate(values)],
+        [],
+    ]
+    reader = Mock(spec=TopicReader)
+    reader.places.return_value, reader.take.side_effect = [], taken
+    sink = Mock()
+    sink.committed.return_value = []
+    monkeypatch.setattr(tail_module, "TopicReader", lambda *_, **__: reader)
+    monkeypatch.setattr(tail_module, "consumer", lambda *_, **__: sink)
+    tail = Tail(Settings())
+    tail.follow(spec)
+    tail.read()
+    assert sum(len(joined.ids) for joined in tail.outcomes(spec)) == 1
+    assert "outcomes:0:0 is passed over" in caplog.text
+    assert "outcomes:0:1 is passed over" in caplog.text
+    assert "it lacks" in caplog.text
