@@ -72,6 +72,29 @@ class Ledger:
         self.first_rows.append(self.sent)
 
 
+class Acknowledged:
+    """Where records lie that the broker has acknowledged.
+
+    A broker that had taken some before it was killed, and is sent them again, says only that it has them, and not where. But those of a
+    partition are acknowledged in the order in which they lie there.
+    """
+
+    def __init__(self) -> None:
+        self._following: dict[tuple[str, int], int] = {}
+
+    def begin_anew(self, topic: str) -> None:
+        """`topic` was deleted and made again."""
+        self._following = {place: offset for place, offset in self._following.items() if place[0] != topic}
+
+    def offset(self, message: Message) -> int:
+        """Of each acknowledged record, asked once and in the order of the acknowledgements."""
+        place = message.topic() or "", message.partition() or 0
+        told = message.offset()
+        offset = self._following.get(place, 0) if told is None else told
+        self._following[place] = offset + 1
+        return offset
+
+
 class Load:
     """Sends until told to stop. `base_ms` is the event time of feedback on row 0; `snapshot` names the rows to train on."""
 
@@ -85,6 +108,7 @@ class Load:
         self._topic_id_of: Callable[[], uuid.UUID] | None = None
         self._stop, self._pause, self._paused = threading.Event(), threading.Event(), threading.Event()
         self._failed: KafkaError | None = None
+        self._acknowledged = Acknowledged()
         self._unacknowledged = 0
         self._answered_for = 0
         """Rows below have had their late feedback."""
@@ -113,6 +137,7 @@ class Load:
         """Go on, if `topic_id` is given in a recreated topic."""
         if topic_id is not None:
             self.ledger.generation(topic_id)
+            self._acknowledged.begin_anew(self._requests)
         self._paused.clear()
         self._pause.clear()
 
@@ -192,7 +217,7 @@ class Load:
             if error is not None:
                 self._failed = error
                 return
-            self.ledger.offsets[row] = message.offset() or 0
+            self.ledger.offsets[row] = self._acknowledged.offset(message)
             self.ledger.timestamps_ms[row] = message.timestamp()[1]
 
         return delivered
@@ -242,9 +267,10 @@ class Load:
 
     def _odd(self, reason: str, value: bytes) -> Callable[[KafkaError | None, Message], None]:
         def delivered(error: KafkaError | None, message: Message) -> None:
-            self._counted(error, message)
-            place = message.partition() or 0, message.offset() or 0
-            self.ledger.odd_feedback[place] = reason, value, message.timestamp()[1]
+            offset = self._counted(error, message)
+            if offset is not None:
+                place = message.partition() or 0, offset
+                self.ledger.odd_feedback[place] = reason, value, message.timestamp()[1]
 
         return delivered
 
@@ -262,11 +288,13 @@ class Load:
 
         self._put(COMMANDS.name, msgspec.json.encode(command), MODEL.encode(), 0, delivered)
 
-    def _counted(self, error: KafkaError | None, _message: Message) -> None:
+    def _counted(self, error: KafkaError | None, message: Message) -> int | None:
         self._unacknowledged -= 1
         self.ledger.feedback_records += 1
         if error is not None:
             self._failed = error
+            return None
+        return self._acknowledged.offset(message)
 
     def prediction_id(self, row: int, partition: int) -> uuid.UUID:
         """The id that the answer to an acknowledged row must have."""
@@ -277,13 +305,13 @@ class Load:
         )
 
     def _produce(
-        self, topic: str, value: bytes, key: int, delivered: Callable[..., None],
+        self, topic: str, value: bytes, key: int, delivered: Callable[..., object],
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
         self._put(topic, value, rows.entity(key), key % PARTITIONS, delivered, headers)
 
     def _put(
-        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., None],
+        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., object],
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
         self._unacknowledged += 1

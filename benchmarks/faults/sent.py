@@ -44,7 +44,8 @@ def sent_to(ledger: Ledger, partition: int) -> Sent:
         # A topic without transactions has no gaps: more or fewer records than were acknowledged would show here.
         if not np.array_equal(at, np.arange(len(at))):
             raise AssertionError(
-                f"the request topic does not hold what was acknowledged: partition {partition}"
+                f"partition {partition} of the request topic does not hold what was acknowledged: {len(at)} rows, and at place "
+                f"{np.flatnonzero(at != np.arange(len(at)))[0]} the offsets {at[at != np.arange(len(at))][:5].tolist()}"
             )
         made = prediction_ids(ledger.timestamps_ms[mine[which]], topic_id, partition, at, np.zeros_like(at))
         found.append(ids_of(made))

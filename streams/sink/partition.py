@@ -29,7 +29,8 @@ TRUNCATED_SEC: Final = 30.0
 WAITING_SEC: Final = 2.0
 """A range that is under way for longer may be for long: what follows it stays in Kafka meanwhile, not in memory."""
 BACKOFF_SEC: Final = 0.2
-MAX_BACKOFF_SEC: Final = 10.0
+MAX_BACKOFF_SEC: Final = 2.0
+"""ClickHouse that is back is found this late at most: labels wait for what a partition holds up."""
 
 
 class Partition:
