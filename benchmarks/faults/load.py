@@ -267,7 +267,7 @@ class Load:
 
     def _odd(self, reason: str, value: bytes) -> Callable[[KafkaError | None, Message], None]:
         def delivered(error: KafkaError | None, message: Message) -> None:
-            offset = self._counted(error, message)
+            offset = self._count(error, message)
             if offset is not None:
                 place = message.partition() or 0, offset
                 self.ledger.odd_feedback[place] = reason, value, message.timestamp()[1]
@@ -288,7 +288,11 @@ class Load:
 
         self._put(COMMANDS.name, msgspec.json.encode(command), MODEL.encode(), 0, delivered)
 
-    def _counted(self, error: KafkaError | None, message: Message) -> int | None:
+    def _counted(self, error: KafkaError | None, message: Message) -> None:
+        self._count(error, message)
+
+    def _count(self, error: KafkaError | None, message: Message) -> int | None:
+        """Where a record of feedback lies, None if it was not taken."""
         self._unacknowledged -= 1
         self.ledger.feedback_records += 1
         if error is not None:
@@ -305,13 +309,13 @@ class Load:
         )
 
     def _produce(
-        self, topic: str, value: bytes, key: int, delivered: Callable[..., object],
+        self, topic: str, value: bytes, key: int, delivered: Callable[..., None],
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
         self._put(topic, value, rows.entity(key), key % PARTITIONS, delivered, headers)
 
     def _put(
-        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., object],
+        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., None],
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
         self._unacknowledged += 1
