@@ -129,9 +129,10 @@ class Committer:
                 produce(topic, value, key, headers.get(index), partition)
         else:
             self._producer.produce_run(topic, output.predictions, output.keys, partition)
-        source = f"{assignment.topic}:{partition}".encode()
+        source = f"{assignment.topic}:{partition}"
+        home = self._producer.home(OBSERVATIONS.name, source)
         for value in output.observations:
-            produce(OBSERVATIONS.name, value, source, output.observation_headers)
+            produce(OBSERVATIONS.name, value, source.encode(), output.observation_headers, home)
         for letter in output.dead_letters:
             produce_dead_letter(
                 self._producer, letter.message, letter.rejection, stage="gateway", model=model.spec.name,

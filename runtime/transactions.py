@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
+from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
@@ -62,6 +63,8 @@ class TransactionalProducer:
             },
         )
         self._open = False
+        self._partitions: dict[str, int] = {}
+        """Topic → how many it has, of those that were asked for."""
         self._caller = _Caller()
         self._producer = self._initialised()
 
@@ -103,6 +106,22 @@ class TransactionalProducer:
             except (BufferError, KafkaException):
                 self.produce(topic, value, key, None, partition)  # waits, or says what it means
                 produce = self._producer.produce
+
+    def home(self, topic: str, source: str) -> int:
+        """The partition of `topic` for what comes of `source` (`spread`).
+
+        Raises:
+            TransactionLost: the broker does not tell how many partitions there are.
+        """
+        if topic not in self._partitions:
+            try:
+                found = self._producer.list_topics(topic, _CALL_TIMEOUT_SEC).topics[topic]
+            except KafkaException as error:
+                raise self._lost(f"{topic}: {error.args[0].str()}") from error
+            if not found.partitions:
+                raise self._lost(f"{topic}: no partitions")
+            self._partitions[topic] = len(found.partitions)
+        return spread(source, self._partitions[topic])
 
     def poll(self) -> None:
         """Let the client forget what was delivered; call now and then in a long transaction."""
@@ -185,6 +204,7 @@ class TransactionalProducer:
     def _lost(self, why: str) -> TidemillError:
         """Make the producer usable again and say what became of the transaction."""
         self._open = False
+        self._partitions.clear()
         # Always a new producer, though librdkafka calls some errors abortable: after a delivery that the broker refused, the
         # transaction that follows the abort fails too (skipped sequence numbers). Initialising aborts what is open.
         self._producer = self._initialised()
@@ -203,6 +223,18 @@ class TransactionalProducer:
     def _raise_if_fenced(self, error: KafkaException) -> None:
         if error.args[0].code() in _FENCING:
             raise Fenced(f"{self._transactional_id}: another process has taken over") from error
+
+
+def spread(source: str, partitions: int) -> int:
+    """One of `partitions` for what comes of `source` (`TOPIC:PARTITION`): the sources of a topic take turns.
+
+    By their hash, which is what librdkafka goes by, keys that are so alike may all fall into one: of four sources none into the second of two.
+
+    >>> [spread(f"requests.fraud:{partition}", 2) for partition in range(4)]
+    [1, 0, 1, 0]
+    """
+    name, _, number = source.rpartition(":")
+    return (crc32(name.encode()) + int(number)) % partitions
 
 
 _Call: TypeAlias = tuple[Future[None], Callable[[], Any]]

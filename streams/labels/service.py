@@ -209,7 +209,8 @@ class Labels:
         started_sec = time.monotonic()
         producer.begin()
         for source, value in output.outcomes:
-            producer.produce(OUTCOMES.name, value, source.encode())
+            home = producer.home(OUTCOMES.name, source)
+            producer.produce(OUTCOMES.name, value, source.encode(), partition=home)
         for key, waits in output.state.items():
             producer.produce(STATE.name, None if waits is None else state_value(waits), key)
         for received, rejection in output.letters:

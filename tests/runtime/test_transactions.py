@@ -57,6 +57,29 @@ def test_an_aborted_record_is_never_seen(
     assert set(committed(settings, topic)) == {b"a", b"c"}
 
 
+def test_what_comes_of_a_topic_is_spread_over_all_partitions_of_another(
+    settings: Settings, writer: TransactionalProducer
+) -> None:
+    name = f"test-{uuid.uuid4()}"
+    create_topics(admin(settings), [(name, msgspec.structs.replace(ROUTES, name=name), 3)])
+    homes = [writer.home(name, f"requests.m:{partition}") for partition in range(6)]
+    assert sorted(homes[:3]) == [0, 1, 2]
+    assert homes[3:] == homes[:3]
+
+
+def test_a_topic_that_is_not_there_loses_the_transaction(
+    settings: Settings, topic: str, writer: TransactionalProducer
+) -> None:
+    writer.begin()
+    writer.produce(topic, b"1", key=b"a")
+    with pytest.raises(TransactionLost, match="no-such-topic"):
+        writer.home("no-such-topic", "requests.m:0")
+    writer.begin()
+    writer.produce(topic, b"1", key=b"b")
+    writer.commit()
+    assert set(committed(settings, topic)) == {b"b"}
+
+
 def test_a_successor_fences_and_what_was_open_is_gone(settings: Settings, topic: str) -> None:
     name = f"test-{uuid.uuid4()}"
     zombie = TransactionalProducer(settings, name)

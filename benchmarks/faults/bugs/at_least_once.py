@@ -15,7 +15,7 @@ from inference import commit
 from runtime.headers import Headers
 from runtime.kafka import producer
 from runtime.settings import Settings
-from runtime.transactions import TransactionLost
+from runtime.transactions import TransactionLost, spread
 
 FLUSH_SEC = 10.0
 
@@ -27,6 +27,7 @@ class PlainProducer:
         self.source: Any = None
         """Whose consumer commits the offsets."""
         self._producer = producer(settings, **overrides)
+        self._partitions: dict[str, int] = {}
         self._places: list[TopicPartition] = []
         self._failure: KafkaError | None = None
 
@@ -56,6 +57,14 @@ class PlainProducer:
                 produce(topic, value, key, partition, delivered)
             except BufferError:
                 self.produce(topic, value, key, None, partition)
+
+    def home(self, topic: str, source: str) -> int:
+        """The partition of `topic` for what comes of `source`."""
+        if topic not in self._partitions:
+            self._partitions[topic] = len(
+                self._producer.list_topics(topic, FLUSH_SEC).topics[topic].partitions
+            )
+        return spread(source, self._partitions[topic])
 
     def poll(self) -> None:
         """Serve delivery reports."""
