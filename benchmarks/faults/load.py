@@ -35,6 +35,8 @@ FIRST_CAPACITY: Final = 1 << 16
 UNACKNOWLEDGED: Final = 50_000
 """Sent and not acknowledged: beyond it the load waits, as when the broker is away."""
 FLUSH_SEC: Final = 120.0
+STUCK_SEC: Final = 120.0
+"""Nothing is acknowledged for so long, though no fault keeps the broker away for longer than a quarter of it: the client is stuck."""
 
 
 class Undelivered(Exception):
@@ -110,6 +112,8 @@ class Load:
         self._failed: KafkaError | None = None
         self._acknowledged = Acknowledged()
         self._unacknowledged = 0
+        self._moved_sec = 0.0
+        """When something was acknowledged last, or nothing was to be."""
         self._answered_for = 0
         """Rows below have had their late feedback."""
         # A record must never be given up: what the broker has would be unknown.
@@ -185,9 +189,15 @@ class Load:
         self._flush()
 
     def _poll(self, timeout_sec: float) -> None:
+        before = self._unacknowledged
         self._producer.poll(timeout_sec)
         if self._failed is not None:
             raise Undelivered(self._failed.str())
+        now = time.monotonic()
+        if not before or self._unacknowledged < before:
+            self._moved_sec = now
+        elif now > self._moved_sec + STUCK_SEC:
+            raise Undelivered(f"none of {self._unacknowledged} records in {STUCK_SEC:.0f} s")
 
     def _flush(self) -> None:
         deadline = time.monotonic() + FLUSH_SEC
