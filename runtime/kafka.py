@@ -30,9 +30,6 @@ _CONNECTION: Final[dict[str, Any]] = {
     # A broker that restarts is found within a second; one that stays away is asked once a second, not ten times.
     "reconnect.backoff.ms": 100,
     "reconnect.backoff.max.ms": 1000,
-    # By default a client to which no broker answers forgets its brokers and begins anew with the bootstrap servers, some twenty times while
-    # one broker restarts; an idempotent producer was seen to send nothing any more after that. Brokers keep their addresses here.
-    "metadata.recovery.strategy": "none",
 }
 
 
