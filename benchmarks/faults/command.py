@@ -39,7 +39,7 @@ from runtime.settings import Settings
 from warehouse.client import connect
 
 WARM_UP_SEC: Final = 5.0
-SECONDS_A_FAULT: Final = 4.0
+SECONDS_A_FAULT: Final = 3.0
 PROGRESS_SEC: Final = 5.0
 ORPHAN_GRACE_SEC: Final = 30
 """A label is looked for again after ever longer pauses: it is given up so much later at most."""
@@ -65,9 +65,9 @@ PATIENT: Final = Patience()
 @click.option("--faults", default=40, show_default=True, type=click.IntRange(min=0), help="How many.")
 @click.option("--seed", default=1, show_default=True, help="Of the schedule and of the load.")
 @click.option(
-    "--duration", "duration_sec", type=float, help="Seconds in which the faults begin.  [default: 4 a fault]"
+    "--duration", "duration_sec", type=float, help="Seconds in which the faults begin.  [default: 3 a fault]"
 )
-@click.option("--rate", default=2000.0, show_default=True, help="Requests a second.")
+@click.option("--rate", default=3000.0, show_default=True, help="Requests a second.")
 @click.option("--only", multiple=True, metavar="KIND[:TARGET]", help="These faults only; may be repeated.")
 @click.option(
     "--longest", "longest_sec", default=75.0, show_default=True, help="No fault longer than so many seconds."

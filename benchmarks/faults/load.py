@@ -107,12 +107,11 @@ class Load:
         self._rate = rate_rows_per_sec
         self._snapshot = snapshot
         self._requests, self._feedback = REQUESTS.for_model(MODEL), FEEDBACK.for_model(MODEL)
-        self._topic_id_of: Callable[[], uuid.UUID] | None = None
         self._stop, self._pause, self._paused = threading.Event(), threading.Event(), threading.Event()
         self._failed: KafkaError | None = None
         self._acknowledged = Acknowledged()
         self._unacknowledged = 0
-        self._moved_sec = 0.0
+        self._moved_sec = time.monotonic()
         """When something was acknowledged last, or nothing was to be."""
         self._answered_for = 0
         """Rows below have had their late feedback."""
@@ -172,7 +171,7 @@ class Load:
                 self._paused.set()
                 while self._pause.is_set() and not self._stop.is_set():
                     self._stop.wait(0.02)
-                last = time.monotonic()
+                last = self._moved_sec = time.monotonic()
                 continue
             now = time.monotonic()
             budget = min(budget + (now - last) * self._rate, self._rate)

@@ -42,10 +42,11 @@ def sent_to(ledger: Ledger, partition: int) -> Sent:
         which = generations == generation
         at = offsets[which]
         # A topic without transactions has no gaps: more or fewer records than were acknowledged would show here.
-        if not np.array_equal(at, np.arange(len(at))):
+        astray = np.flatnonzero(at != np.arange(len(at)))
+        if len(astray):
             raise AssertionError(
-                f"partition {partition} of the request topic does not hold what was acknowledged: {len(at)} rows, and at place "
-                f"{np.flatnonzero(at != np.arange(len(at)))[0]} the offsets {at[at != np.arange(len(at))][:5].tolist()}"
+                f"partition {partition} of the request topic does not hold what was acknowledged: {len(at)} rows, and at place {astray[0]} "
+                f"the offsets {at[astray[:5]].tolist()}"
             )
         made = prediction_ids(ledger.timestamps_ms[mine[which]], topic_id, partition, at, np.zeros_like(at))
         found.append(ids_of(made))
