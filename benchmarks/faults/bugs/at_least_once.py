@@ -26,7 +26,8 @@ class PlainProducer:
     def __init__(self, settings: Settings, _transactional_id: str, **overrides: Any) -> None:
         self.source: Any = None
         """Whose consumer commits the offsets."""
-        self._producer = producer(settings, **overrides)
+        # One callback for all: one a record would be a cost that the transactional producer has not.
+        self._producer = producer(settings, **{**overrides, "on_delivery": self._delivered})
         self._partitions: dict[str, int] = {}
         self._places: list[TopicPartition] = []
         self._failure: KafkaError | None = None
@@ -40,9 +41,7 @@ class PlainProducer:
         """Send one record; waits while the local queue is full."""
         while True:
             try:
-                self._producer.produce(
-                    topic, value, key, partition, self._delivered, None, timestamp_ms, headers
-                )
+                self._producer.produce(topic, value, key, partition, None, None, timestamp_ms, headers)
                 return
             except BufferError:
                 self._producer.poll(0.1)
@@ -51,10 +50,10 @@ class PlainProducer:
         self, topic: str, values: Sequence[bytes], keys: Sequence[bytes | None], partition: int
     ) -> None:
         """Send records without headers, in order."""
-        produce, delivered = self._producer.produce, self._delivered
+        produce = self._producer.produce
         for value, key in zip(values, keys, strict=True):
             try:
-                produce(topic, value, key, partition, delivered)
+                produce(topic, value, key, partition)
             except BufferError:
                 self.produce(topic, value, key, None, partition)
 
