@@ -45,7 +45,7 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
     "throughput of 784 floats": _wide,
     "steps": lambda quick, seed: steps.measure("floats_8", "json", seed, steps.QUICK_STEP_SEC if quick else steps.STEP_SEC),
     "latency": lambda quick, seed: latency.measure(
-        *((4.0, 1, False) if quick else (latency.SEC, latency.TURNS, True)), seed
+        latency.QUICK_SEC if quick else latency.SEC, 1 if quick else latency.TURNS, not quick, seed
     ),
     "live": lambda quick, seed: live.measure(
         live.QUICK_STEP_SEC if quick else live.STEP_SEC, live.FIRST_PER_SEC, 0 if quick else live.HALVINGS, seed

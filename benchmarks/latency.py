@@ -39,6 +39,7 @@ MODEL: Final = "floats_8"
 RATES: Final = (100.0, 1000.0)
 COMPARED: Final = 1000.0
 SEC: Final = 10.0
+QUICK_SEC: Final = 4.0
 TURNS: Final = 3
 WARM_SEC: Final = 3.0
 ECHO: Final = "bench-echo"
@@ -71,7 +72,7 @@ Found = dict[tuple[str, float], list[Histogram]]
 )
 def command(sec: float, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Latency from producer to prediction, open loop, beside a transactional echo and Triton alone."""
-    show(measure(*((4.0, 1, False) if quick else (sec, turns, True)), seed), as_json)
+    show(measure(QUICK_SEC if quick else sec, 1 if quick else turns, not quick, seed), as_json)
 
 
 def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
@@ -106,8 +107,8 @@ def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
                     progress(f"ours at {rate:,.0f}/s")
                     add("ours", rate, _through(at, pool, rate, sec, PREDICTIONS.for_model(MODEL)))
             start_group_at(at, ECHO, requests, ends(at.settings, requests))
-            command = [sys.executable, "-P", "-m", "benchmarks.echo", requests, ECHO, ECHO, str(ECHO_BYTES)]
-            with running(Running("echo", command, at.settings.environment(), at.folder)):
+            echo = [sys.executable, "-P", "-m", "benchmarks.echo", requests, ECHO, ECHO, str(ECHO_BYTES)]
+            with running(Running("echo", echo, at.settings.environment(), at.folder)):
                 for rate in rates:
                     progress(f"the echo at {rate:,.0f}/s")
                     add("echo", rate, _through(at, pool, rate, sec, ECHO))
