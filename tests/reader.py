@@ -92,3 +92,12 @@ class Reader:
         )
         assert found is not None
         return found
+
+
+def written(settings: Settings, topic: str) -> list[Message]:
+    """Everything that is committed in a topic now."""
+    reader = Reader(settings, topic, from_start=True)
+    try:
+        return reader.read()
+    finally:
+        reader.close()

@@ -7,16 +7,15 @@ import uuid
 
 import numpy as np
 import pytest
-from confluent_kafka import TopicPartition
 
 from runtime.headers import pairs, text
-from runtime.kafka import consumer
 from runtime.settings import Settings
 from schemas.arrow import decode_batch
 from schemas.errors import Outage, UnknownModel, UserError
 from schemas.feedback import decode_feedback
 from schemas.spec import decode_spec
 from tests.client.conftest import MODEL, SPEC
+from tests.reader import written
 from tidemill import Client
 
 pytestmark = pytest.mark.stack
@@ -144,16 +143,10 @@ def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _records(settings: Settings, topic: str) -> list[tuple[bytes | None, dict[str, str], bytes]]:
     """Everything that is in a topic now: key, headers, value."""
-    reader = consumer(settings, f"reader-{uuid.uuid4()}")
     found = []
-    for partition in reader.list_topics(topic, timeout=10).topics[topic].partitions:
-        place = TopicPartition(topic, partition, 0)
-        _, end = reader.get_watermark_offsets(place, timeout=10)
-        reader.assign([place])
-        for message in reader.consume(end, 10) if end else ():
-            headers = pairs(message.headers())
-            found.append(
-                (message.key(), {name: text(headers, name) for name, _ in headers}, message.value() or b"")
-            )
-    reader.close()
+    for message in written(settings, topic):
+        headers = pairs(message.headers())
+        found.append(
+            (message.key(), {name: text(headers, name) for name, _ in headers}, message.value() or b"")
+        )
     return found

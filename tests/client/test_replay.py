@@ -8,13 +8,12 @@ import uuid
 
 import msgspec
 import pytest
-from confluent_kafka import TopicPartition
 
-from runtime.kafka import consumer
 from runtime.settings import Settings
 from scenarios.replay import Progress, replay
 from scenarios.scenario import Scenario
 from tests.client.conftest import MODEL, Answerer
+from tests.reader import written
 from tidemill import Client
 
 pytestmark = pytest.mark.stack
@@ -45,7 +44,9 @@ def test_every_row_after_the_first_is_sent_answered_and_labelled(
     assert 0 <= report.latency_percentile_ms(50) <= report.latency_percentile_ms(99) < 30_000
     assert (seen[-1].sent, seen[-1].labels, seen[-1].rows) == (100, 100, 100)
     labels = [
-        record for record in _values(settings, f"feedback.{MODEL}") if record["request_id"].startswith(run)
+        record
+        for message in written(settings, f"feedback.{MODEL}")
+        if (record := msgspec.json.decode(message.value() or b""))["request_id"].startswith(run)
     ]
     assert [record["request_id"] for record in labels] == [f"{run}{row}" for row in range(10, 110)]
     assert [record["value"] for record in labels] == ["blue", "red"] * 50
@@ -100,15 +101,3 @@ def test_what_nobody_answers_is_missing(settings: Settings) -> None:
         report = replay(scenario(20), client, rate_rows_per_sec=None, run="", settle_sec=0.5)
     assert report.requests == report.answered + report.rejected + report.missing
     assert time.monotonic() - started < 60
-
-
-def _values(settings: Settings, topic: str) -> list[dict[str, str]]:
-    reader = consumer(settings, f"reader-{uuid.uuid4()}")
-    found = []
-    for partition in reader.list_topics(topic, timeout=10).topics[topic].partitions:
-        place = TopicPartition(topic, partition, 0)
-        _, end = reader.get_watermark_offsets(place, timeout=10)
-        reader.assign([place])
-        found += [msgspec.json.decode(m.value() or b"") for m in (reader.consume(end, 10) if end else ())]
-    reader.close()
-    return found
