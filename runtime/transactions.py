@@ -108,7 +108,7 @@ class TransactionalProducer:
                 produce = self._producer.produce
 
     def home(self, topic: str, source: str) -> int:
-        """The partition of `topic` for what comes of `source` (`spread`).
+        """The partition of `topic` for what comes of `source` (`spread`), of as many as there were when this was first asked.
 
         Raises:
             TransactionLost: the broker does not tell how many partitions there are.
