@@ -41,9 +41,11 @@ from runtime.kafka import raise_if_fatal
 from runtime.service import Health, Stop
 from runtime.settings import Settings
 from runtime.stalls import StallDetector, StallGuard
+from runtime.topics import existing_topics
 from runtime.transactions import TransactionLost
 from schemas.errors import Outage, Rejection, UserError
 from schemas.spec import load_specs
+from schemas.topics import REQUESTS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -288,7 +290,7 @@ class Gateway:
     async def _watch(self) -> None:
         while True:
             self._report.tell()
-            self._stalls.reading(self._reading())
+            self._stalls.reading(self._reading(), joined=self._source.joined)
             for assignment in self._halts.due(self._progress.assignments()):
                 assignment.halted = ""
             await asyncio.sleep(REPORT_SEC)
@@ -344,6 +346,11 @@ def _route_keys(admitted: Admitted, accepted: NDArray[np.int64]) -> list[bytes]:
 
 def serve(settings: Settings, health: Health, stop: Stop) -> None:
     """Run the gateway until `stop` is set."""
+
+    # Of a model that has no topics yet, the others know nothing.
+    topics = [REQUESTS.for_model(name) for name in load_specs(settings.models_dir)]
+    if topics and existing_topics(settings, topics, health, stop, every=False) is None:
+        return
 
     async def main() -> None:
         gateway = Gateway(settings, health)

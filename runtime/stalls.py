@@ -6,6 +6,9 @@ where that is ahead, whether a committed record really comes before it (`runtime
 
 A verdict needs `STALLED_AFTER_SEC` without movement of that partition while Kafka answers and somebody looks; so restarts are at
 least that far apart, and there are none while the broker is away or after the process was stopped for a while.
+
+A consumer that is in no group reads nothing either, and has no partition to show it by: after a broker's restart it may look for the
+group's coordinator for ever. It has `OUTSIDE_AFTER_SEC` in which the group answers others.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from schemas.errors import Outage, TidemillError
 log = logging.getLogger(__name__)
 
 STALLED_AFTER_SEC: Final = 30.0
+OUTSIDE_AFTER_SEC: Final = 60.0
+"""Longer than a rebalance lasts that waits for a member that is gone."""
 LOOK_EVERY_SEC: Final = 5.0
 LONGEST_GAP_SEC: Final = 10.0
 """Time between two looks counts up to this: nobody knows what was in between."""
@@ -39,7 +44,7 @@ Positions = Mapping[Place, int | None]
 
 
 class Stalled(TidemillError):
-    """There is something to read and it is not read."""
+    """There is something to read and it is not read, or nobody knows that this process would read it."""
 
 
 class _Seen(NamedTuple):
@@ -60,17 +65,23 @@ class StallDetector:
         self._probe: Consumer | None = None
         self._seen: dict[Place, _Seen] = {}
         self._looked_sec = clock()
+        self._outside_sec = 0.0
 
-    def look(self, positions: Positions) -> dict[Place, Stage]:
+    def look(self, positions: Positions, *, joined: bool = True) -> dict[Place, Stage]:
         """The stages of these partitions by the next offset that each will read; None: nothing was read yet.
 
-        Leave out what is not read on purpose. What was seen of a partition that is left out is forgotten.
+        Leave out what is not read on purpose. What was seen of a partition that is left out is forgotten. `joined` says whether the
+        group has given this process its partitions, be there none.
 
         Raises:
-            Stalled: one of them stands still although there is something to read.
+            Stalled: one of them stands still although there is something to read, or the group gives none though it answers.
         """
+        now_sec = self._clock()
+        passed_sec = min(now_sec - self._looked_sec, LONGEST_GAP_SEC)
+        self._looked_sec = now_sec
         try:
-            return self._look(positions)
+            self._seek_group(joined, passed_sec)
+            return self._look(positions, passed_sec)
         except (KafkaException, Outage) as error:
             log.warning("Kafka does not tell what there is to read: %s", error)
             self._seen.clear()
@@ -83,10 +94,17 @@ class StallDetector:
             self._probe.close()
             self._probe = None
 
-    def _look(self, positions: Positions) -> dict[Place, Stage]:
-        now_sec = self._clock()
-        passed_sec = min(now_sec - self._looked_sec, LONGEST_GAP_SEC)
-        self._looked_sec = now_sec
+    def _seek_group(self, joined: bool, passed_sec: float) -> None:
+        """Count the time outside of the group in which its coordinator answers."""
+        if joined:
+            self._outside_sec = 0.0
+            return
+        self._prober().committed([TopicPartition(self._group, 0)], timeout=_PROBE_SEC)
+        self._outside_sec += passed_sec
+        if self._outside_sec > OUTSIDE_AFTER_SEC:
+            raise Stalled(f"in no group {self._group} for {self._outside_sec:.0f} s, though it answers")
+
+    def _look(self, positions: Positions, passed_sec: float) -> dict[Place, Stage]:
         self._seen = {place: seen for place, seen in self._seen.items() if place in positions}
         if not positions:
             return {}
@@ -145,24 +163,26 @@ class StallGuard(threading.Thread):
         super().__init__(name="stalls", daemon=True)
         self._detector, self._every_sec, self._end_process = detector, every_sec, end_process
         self._positions: Positions = {}
+        self._joined = True
         self._failure: Exception | None = None
         self._closed = threading.Event()
 
-    def reading(self, positions: Positions) -> None:
+    def reading(self, positions: Positions, *, joined: bool) -> None:
         """What the loop reads at this moment, and how far it is; call it more often than `every_sec`: otherwise nobody is blamed.
 
         Raises:
-            Stalled: one of them stands still; end.
+            Stalled: one of them stands still, or is in no group; end.
         """
         if self._failure is not None:
             raise self._failure
-        self._positions = positions
+        self._positions, self._joined = positions, joined
 
     def run(self) -> None:
         try:
             while not self._closed.wait(self._every_sec):
-                positions, self._positions = self._positions, {}
-                self._detector.look(positions)
+                positions, joined = self._positions, self._joined
+                self._positions, self._joined = {}, True
+                self._detector.look(positions, joined=joined)
         except Exception as error:  # noqa: BLE001  handed to the loop, which raises it
             log.error("ending: %s", error)
             self._failure = error

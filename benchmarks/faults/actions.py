@@ -14,7 +14,7 @@ from benchmarks.faults.load import Load
 from benchmarks.faults.monitor import Monitor
 from benchmarks.faults.proxy import Mode
 from benchmarks.faults.recreate import recreate
-from benchmarks.faults.schedule import LINKS, LONE, Fault
+from benchmarks.faults.schedule import LINKS, LONE, Fault, process_of
 from benchmarks.faults.world import World
 
 ACTIVE_AT_ONCE: Final = 3
@@ -123,17 +123,23 @@ class Executor:
         self._threads: list[threading.Thread] = []
 
     def run(self, faults: list[Fault], on_fault: Callable[[Event], None]) -> None:
-        """Return when all faults are over. `on_fault` hears of each as it begins."""
+        """Return when all faults are over. `on_fault` hears of each as it begins.
+
+        One that has to wait for others delays those after it as much: they are drawn some time apart, and caught up with they would come
+        at once, several for each that the seed says.
+        """
+        late_sec = 0.0
         for fault in faults:
-            while (early := self._began + fault.begin_sec - time.monotonic()) > 0:
+            while (early := self._began + late_sec + fault.begin_sec - time.monotonic()) > 0:
                 time.sleep(min(early, 0.2))
                 self._load.check()
             with self._free:
                 while not self._may_begin(fault):
                     self._free.wait()
-                self._busy.add(process_of(fault))
+                self._busy.add(process_of(fault.target))
                 event = Event(fault, time.monotonic() - self._began)
                 self.events.append(event)
+            late_sec = event.began_sec - fault.begin_sec
             on_fault(event)
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             thread = threading.Thread(target=self._carry_out, args=(event,), name=str(fault), daemon=True)
@@ -152,7 +158,7 @@ class Executor:
             return not self._busy
         if any(place == "requests" for place in self._busy):
             return False
-        return len(self._busy) < ACTIVE_AT_ONCE and process_of(fault) not in self._busy
+        return len(self._busy) < ACTIVE_AT_ONCE and process_of(fault.target) not in self._busy
 
     def _carry_out(self, event: Event) -> None:
         fault = event.fault
@@ -170,7 +176,7 @@ class Executor:
                 event.met = links.met(fault.target) - met_before
             self._monitor.ended(fault.number, affected(fault), lone(fault), ended_pid)
             with self._free:
-                self._busy.discard(process_of(fault))
+                self._busy.discard(process_of(fault.target))
                 self._free.notify_all()
 
 
@@ -188,11 +194,6 @@ STAGES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "training": (),
     "majors": (),
 }
-
-
-def process_of(fault: Fault) -> str:
-    """The target, and Triton for its stub: they die together."""
-    return "triton" if fault.target == "stub" else fault.target
 
 
 def affected(fault: Fault) -> tuple[str, ...]:

@@ -144,6 +144,11 @@ class Load:
         self._paused.clear()
         self._pause.clear()
 
+    def give_up(self, error: BaseException) -> None:
+        """Nobody knows any longer where records come to lie: `check` raises `error` from now on."""
+        self.failure = error
+        self._stop.set()
+
     def finish(self) -> None:
         """Send what feedback is owed, and end."""
         self._stop.set()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+import uuid
+from contextlib import suppress
 from typing import Final
 
 from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from benchmarks.faults.load import Load
 from benchmarks.faults.monitor import wait_caught_up
 from benchmarks.faults.rows import MODEL, PARTITIONS
 from benchmarks.faults.world import World
-from runtime.kafka import admin, create_topics
+from runtime.kafka import admin, create_topics, topic_ids
 from schemas.topics import REQUESTS
 
 DEADLINE_SEC: Final = 120.0
@@ -28,24 +31,26 @@ def recreate(world: World, load: Load) -> None:
     try:
         wait_caught_up(world.settings, ("gateway", "sink", "labels"), DEADLINE_SEC)
         old = world.request_topic_id()
-        client = admin(world.settings)
-        topic = REQUESTS.for_model(MODEL)
-        client.delete_topics([topic], operation_timeout=30)[topic].result()
-        deadline = time.monotonic() + DEADLINE_SEC
-        while True:
-            try:
-                if create_topics(client, [(topic, REQUESTS, PARTITIONS)]):
-                    break
-            except KafkaException:  # still being deleted
-                if time.monotonic() > deadline:
-                    raise
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{topic} was not created within {DEADLINE_SEC:.0f} s")
-            time.sleep(STEP_SEC)
-        new = world.request_topic_id()
-        if new == old:
-            raise TimeoutError(f"{topic} was not deleted within {DEADLINE_SEC:.0f} s")
     except BaseException:
         load.resume()
         raise
-    load.resume(new)
+    try:
+        load.resume(_anew(admin(world.settings), REQUESTS.for_model(MODEL), old))
+    except BaseException as error:
+        load.give_up(error)
+        raise
+
+
+def _anew(client: AdminClient, topic: str, old: uuid.UUID) -> uuid.UUID:
+    """Delete the topic and create it; its new id, once it is told."""
+    client.delete_topics([topic], operation_timeout=30)[topic].result()
+    deadline = time.monotonic() + DEADLINE_SEC
+    while time.monotonic() < deadline:
+        with suppress(KafkaException):  # still being deleted
+            create_topics(client, [(topic, REQUESTS, PARTITIONS)])
+        # A broker that has just been told to create a topic may not know it yet.
+        new = topic_ids(client, [topic]).get(topic, old)
+        if new != old:
+            return new
+        time.sleep(STEP_SEC)
+    raise TimeoutError(f"{topic} was not deleted and created within {DEADLINE_SEC:.0f} s")

@@ -11,9 +11,10 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.faults.account import Account
-from benchmarks.faults.actions import SIGNALLED, Event, affected, lone, process_of
+from benchmarks.faults.actions import SIGNALLED, Event, affected, lone
 from benchmarks.faults.monitor import Recovery
 from benchmarks.faults.schedule import Recovery as Class
+from benchmarks.faults.schedule import process_of
 
 CLASSES: Final[tuple[Class, ...]] = ("ordinary", "restart", "long")
 """The later, the longer it may take."""
@@ -109,7 +110,9 @@ def _met(events: Iterable[Event]) -> dict[str, int]:
 def unplanned(restarts: Mapping[str, int], events: Iterable[Event]) -> dict[str, int]:
     """By process, how often it was started again beyond what the faults made it: it ended by itself, or the supervisor ended it."""
     planned = Counter(
-        process_of(event.fault) for event in events if event.fault.kind in SIGNALLED and not event.failure
+        process_of(event.fault.target)
+        for event in events
+        if event.fault.kind in SIGNALLED and not event.failure
     )
     return {name: count - planned[name] for name, count in sorted(restarts.items()) if count > planned[name]}
 

@@ -70,7 +70,7 @@ class Fault(NamedTuple):
     kind: str
     target: str
     begin_sec: float
-    """Since the load began; later if too many are active or its target is busy."""
+    """Since the load began; later if too many are active or its target is busy, and then all that follow are as much later."""
     duration_sec: float
     recovery: Recovery
 
@@ -106,7 +106,8 @@ def choose(only: Sequence[str], longest_sec: float) -> list[Kind]:
 
 
 def draw(seed: int, count: int, duration_sec: float, kinds: Sequence[Kind]) -> list[Fault]:
-    """`count` faults within `duration_sec`, in order of their begin. Every kind comes before any comes by weight alone, if there is room.
+    """`count` faults within `duration_sec`, in order of their begin. Every kind comes before any comes by weight alone, if there is room;
+    what is broken already is not hit again, if there is anything else to hit.
 
     >>> draw(7, 3, 30.0, KINDS) == draw(7, 3, 30.0, KINDS), len(draw(7, 300, 900.0, KINDS))
     (True, 300)
@@ -116,8 +117,17 @@ def draw(seed: int, count: int, duration_sec: float, kinds: Sequence[Kind]) -> l
     drawn = every + rng.choices(kinds, [kind.weight for kind in kinds], k=count - len(every))
     rng.shuffle(drawn)
     begins = sorted(rng.uniform(0, duration_sec) for _ in range(count))
-    return [
-        Fault(number, kind.name, rng.choice(kind.targets), begin_sec,
-              rng.uniform(kind.shortest_sec, kind.longest_sec), kind.recovery)
-        for number, (kind, begin_sec) in enumerate(zip(drawn, begins, strict=True))
-    ]  # fmt: skip
+    faults: list[Fault] = []
+    free_at_sec: dict[str, float] = {}
+    for number, (kind, begin_sec) in enumerate(zip(drawn, begins, strict=True)):
+        free = [target for target in kind.targets if free_at_sec.get(process_of(target), 0.0) <= begin_sec]
+        target = rng.choice(free or kind.targets)
+        lasts_sec = rng.uniform(kind.shortest_sec, kind.longest_sec)
+        free_at_sec[process_of(target)] = begin_sec + lasts_sec
+        faults.append(Fault(number, kind.name, target, begin_sec, lasts_sec, kind.recovery))
+    return faults
+
+
+def process_of(target: str) -> str:
+    """The target, and Triton for its stub: they die together."""
+    return "triton" if target == "stub" else target

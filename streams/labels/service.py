@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Final
@@ -30,16 +31,17 @@ from confluent_kafka import Consumer, TopicPartition
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, callback, committed_or_start, consumer, gather, judge, topic_ids
+from runtime.kafka import callback, committed_or_start, consumer, gather, judge
 from runtime.positions import EndOffsets, Ends, Place
 from runtime.service import Health, Stop, run
 from runtime.service import Stage as Shown
 from runtime.settings import Settings
 from runtime.stalls import StallDetector, StallGuard
 from runtime.telemetry import counter, gauge, histogram
+from runtime.topics import existing_topics
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Outage, Rejection, UserError
-from schemas.spec import load_specs
+from schemas.spec import ModelSpec, load_specs
 from schemas.topics import FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, OUTCOMES, STATE
 from streams.clickhouse import connected
 from streams.labels.batch import Output, Stage, step
@@ -72,13 +74,23 @@ def serve(settings: Settings, health: Health, stop: Stop) -> None:
         return
     with ExitStack() as closing:
         closing.callback(client.close)
+        specs = {
+            topic.for_model(name): spec
+            for name, spec in load_specs(settings.models_dir).items()
+            for topic in (FEEDBACK, FEEDBACK_REDRIVES)
+        }
+        if not specs:
+            raise UserError(f"{settings.models_dir}: expected at least one model folder")
+        ids = existing_topics(settings, specs, health, stop)
+        if ids is None:
+            return
         guard = StallGuard(StallDetector(settings, NAME))
         guard.start()
         closing.callback(guard.close)
         progress = SinkProgress(settings, (OBSERVATIONS.name, OUTCOMES.name))
         progress.start()
         closing.callback(progress.end)
-        labels = Labels(settings, health, client, progress, guard)
+        labels = Labels(settings, health, client, progress, guard, specs, ids)
         closing.callback(labels.close)
         while not stop.is_set():
             labels.turn()
@@ -88,26 +100,19 @@ class Labels:
     """The loop. `turn` is one round: poll, look up, write, commit."""
 
     def __init__(
-        self, settings: Settings, health: Health, client: Client, progress: SinkProgress, guard: StallGuard
-    ) -> None:
+        self, settings: Settings, health: Health, client: Client, progress: SinkProgress, guard: StallGuard,
+        specs: Mapping[str, ModelSpec], ids: Mapping[str, uuid.UUID],
+    ) -> None:  # fmt: skip
+        """`specs` and `ids` by topic of feedback."""
         self._settings = settings
         self._health = health
         self._progress = progress
         self._guard = guard
         self._ends = EndOffsets(settings)
-        self._specs = {
-            topic.for_model(name): spec
-            for name, spec in load_specs(settings.models_dir).items()
-            for topic in (FEEDBACK, FEEDBACK_REDRIVES)
-        }
-        if not self._specs:
-            raise UserError(f"{settings.models_dir}: expected at least one model folder")
+        self._specs = specs
         self._waiting, self._recent = Waiting(), Recent()
         self._watch = Watch(settings)
-        ids = topic_ids(admin(settings), self._specs)
-        if missing := self._specs.keys() - ids.keys():
-            raise Outage(f"the broker has no topic {', '.join(sorted(missing))} (yet)")
-        self._stage = Stage(client, self._specs, ids, self._watch.observed, self._recent, self._waiting)
+        self._stage = Stage(client, specs, ids, self._watch.observed, self._recent, self._waiting)
         self._next: dict[Place, int] = {}
         """Next offset to consume of each assigned partition."""
         self._joined = False
@@ -340,7 +345,8 @@ class Labels:
         Raises:
             Stalled, TidemillError: a restart helps.
         """
-        self._guard.reading({**({} if self._paused else self._next), **self._watch.positions})
+        reading = {**({} if self._paused else self._next), **self._watch.positions}
+        self._guard.reading(reading, joined=self._joined)
         self._progress.insist(elapsed_sec)
 
     def _tend(self, now_sec: float) -> None:

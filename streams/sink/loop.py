@@ -119,11 +119,12 @@ class Sink:
         if now >= self._report_at:
             self._report_at = now + REPORT_SEC
             self._health.set_ready(self._joined)
-            self._guard.reading({
+            reading = {
                 place: partition.position
                 for place, partition in self._partitions.items()
                 if place not in self._stopped
-            })  # fmt: skip
+            }
+            self._guard.reading(reading, joined=self._joined)
             report(self._health, self._consumer, self._partitions.values(), now_ms())
         if now >= self._topics_at:
             self._topics_at = now + TOPICS_SEC

@@ -16,9 +16,10 @@ from runtime.service import CRASHED, FENCED, Health, Stop, run
 from runtime.settings import Settings
 from runtime.stalls import StallDetector
 from runtime.telemetry import gauge
+from runtime.topics import existing_topics
 from schemas.errors import Fenced
 from schemas.topics import PARTIALS
-from streams.worker.app import GROUP, Worker
+from streams.worker.app import GROUP, TOPICS, Worker
 from streams.worker.measure import Measure
 from streams.worker.merge import Merge
 from streams.worker.models import Models
@@ -46,6 +47,9 @@ def work(settings: Settings, health: Health, stop: Stop) -> None:
     for name in ("faust", "mode", "aiokafka"):
         # They log each rebalance, assignment and start of a service in many lines.
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Faust ends with an error if nobody listens.
+    if existing_topics(settings, TOPICS, health, stop) is None:
+        return
     with tempfile.TemporaryDirectory(prefix="tidemill-worker-") as data_dir:
         asyncio.run(_serve(settings, health, stop, Path(data_dir)))
 

@@ -1,10 +1,16 @@
 """Schedules are data: one seed gives one, any seed gives one that can be carried out."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import Mock
+
+import numpy as np
 import pytest
 
-from benchmarks.faults.actions import ACTIONS, affected
+from benchmarks.faults.actions import ACTIONS, Executor, affected
 from benchmarks.faults.monitor import READS
-from benchmarks.faults.schedule import KINDS, Fault, choose, draw
+from benchmarks.faults.schedule import KINDS, Fault, choose, draw, process_of
 from schemas.errors import UserError
 
 
@@ -16,6 +22,35 @@ def test_any_seed_gives_a_schedule_with_every_kind_in_it(seed: int) -> None:
     assert [fault.begin_sec for fault in faults] == sorted(fault.begin_sec for fault in faults)
     assert faults == draw(seed, 300, 900.0, KINDS)
     assert faults != draw(seed + 1, 300, 900.0, KINDS)
+
+
+def test_what_is_broken_is_not_hit_again_while_there_is_anything_else_to_hit() -> None:
+    free_at_sec: dict[str, float] = {}
+    for fault in draw(7, 300, 900.0, [kind for kind in KINDS if len(kind.targets) > 4]):
+        assert free_at_sec.get(process_of(fault.target), 0.0) <= fault.begin_sec, fault
+        free_at_sec[process_of(fault.target)] = fault.begin_sec + fault.duration_sec
+
+
+def test_a_fault_that_waits_delays_what_follows_and_nothing_comes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @contextmanager
+    def nothing(*_: object) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr("benchmarks.faults.actions.ACTIONS", {"stop": nothing})
+    target = "kafka"
+    planned = [
+        Fault(0, "stop", target, 0.0, 0.3, "ordinary"),
+        Fault(1, "stop", target, 0.1, 0.0, "ordinary"),
+        *(Fault(2 + n, "stop", f"sink-{n}", 0.2 + 0.1 * n, 0.0, "ordinary") for n in range(3)),
+    ]
+    executor = Executor(Mock(), Mock(), Mock(), time.monotonic())
+    executor.run(planned, lambda _: None)
+    began_sec = [event.began_sec for event in executor.events]
+    assert began_sec[1] >= 0.3
+    gaps_sec = np.diff(began_sec[1:])
+    assert (gaps_sec > 0.09).all(), began_sec
 
 
 def test_every_fault_has_an_action_and_stages_whose_recovery_is_known() -> None:

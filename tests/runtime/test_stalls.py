@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from compose.embedded.ports import HOST, free_ports
 from compose.embedded.stack import Stack
 from runtime.kafka import admin, create_topics
 from runtime.positions import Place
@@ -15,6 +16,7 @@ from runtime.service import CRASHED, Stage
 from runtime.settings import Settings
 from runtime.stalls import (
     LONGEST_GAP_SEC,
+    OUTSIDE_AFTER_SEC,
     STALLED_AFTER_SEC,
     Positions,
     StallDetector,
@@ -76,14 +78,19 @@ def write(writer: TransactionalProducer, place: Place, *, aborted: bool = False)
 
 
 def look_for(
-    detector: StallDetector, clock: Clock, positions: Mapping[Place, int | None], sec: float
+    detector: StallDetector,
+    clock: Clock,
+    positions: Mapping[Place, int | None],
+    sec: float,
+    *,
+    joined: bool = True,
 ) -> None:
     """Look so often that all of the time counts."""
     while sec > 0:
         step = min(sec, LONGEST_GAP_SEC)
         clock.now += step
         sec -= step
-        detector.look(positions)
+        detector.look(positions, joined=joined)
 
 
 def test_trailing_markers_and_aborted_records_are_nothing_to_do(
@@ -155,13 +162,32 @@ def test_without_a_broker_nobody_is_blamed(clock: Clock) -> None:
     detector.close()
 
 
+def test_who_is_in_no_group_though_it_answers_is_stalled(detector: StallDetector, clock: Clock) -> None:
+    look_for(detector, clock, {}, OUTSIDE_AFTER_SEC, joined=False)
+    detector.look({}, joined=True)
+    look_for(detector, clock, {}, OUTSIDE_AFTER_SEC, joined=False)
+    with pytest.raises(Stalled, match="in no group"):
+        look_for(detector, clock, {}, 1, joined=False)
+
+
+def test_who_looks_for_a_group_while_nobody_answers_is_not_blamed(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.stalls._PROBE_SEC", 0.05)
+    (nobody,) = free_ports(1)
+    detector = StallDetector(Settings(kafka_bootstrap=f"{HOST}:{nobody}"), "nobody", clock)
+    for _ in range(2):
+        look_for(detector, clock, {}, OUTSIDE_AFTER_SEC, joined=False)
+    detector.close()
+
+
 class Told(StallDetector):
     """Sees a stall in whatever it is told of."""
 
     def __init__(self) -> None:
         self.looks: list[Positions] = []
 
-    def look(self, positions: Positions) -> dict[Place, Stage]:
+    def look(self, positions: Positions, *, joined: bool = True) -> dict[Place, Stage]:
         self.looks.append(positions)
         if positions:
             raise Stalled("it stands")
@@ -180,7 +206,7 @@ def test_a_loop_that_says_nothing_is_not_judged_and_one_that_stands_is_ended() -
 
     def raised() -> bool:
         try:
-            guard.reading({("observations", 0): 5})
+            guard.reading({("observations", 0): 5}, joined=True)
         except Stalled:
             return True
         return False
@@ -196,7 +222,7 @@ def test_a_process_that_does_not_end_by_itself_is_ended(monkeypatch: pytest.Monk
     monkeypatch.setattr("runtime.stalls.END_SEC", 0.01)
     codes: list[int] = []
     guard = StallGuard(Told(), 0.01, codes.append)
-    guard.reading({("observations", 0): 5})
+    guard.reading({("observations", 0): 5}, joined=True)
     guard.start()
     until(lambda: codes == [CRASHED], "its end")
     guard.close()
