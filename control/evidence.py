@@ -30,7 +30,7 @@ from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
 from runtime.positions import SINK_GROUP, Ends, Place
 from runtime.reader import TopicReader
 from runtime.settings import Settings
-from schemas.arrow import decode_batch
+from schemas import arrow
 from schemas.dead_letters import MAX_ATTEMPT, Origin
 from schemas.errors import Rejection, UnknownModel
 from schemas.events import Arm
@@ -160,6 +160,7 @@ class _Answer(msgspec.Struct, gc=False):
     attempt: int = 0
 
 
+_ANSWERED: Final = arrow.part_of(arrow.PREDICTIONS, ["status", "prediction_id", "attempt"])
 _JSON: Final = msgspec.json.Decoder(_Answer)
 _MSGPACK: Final = msgspec.msgpack.Decoder(_Answer)
 
@@ -170,7 +171,7 @@ def _answers(message: Message) -> tuple[list[str], list[bool], list[int]]:
     try:
         kind = format_of(text(pairs(message.headers()), CONTENT_TYPE))
         if kind == "arrow":
-            batch = decode_batch(value, ("status", "prediction_id", "attempt"))
+            batch = arrow.decode_batch(value, _ANSWERED)
             answered = pc.equal(batch.column("status"), "answered")
             ids = batch.column("prediction_id").to_pylist()
             return ids, answered.to_pylist(), batch.column("attempt").to_pylist()

@@ -5,15 +5,21 @@ The labels stage emits all arms of a prediction in one batch, so a pair is never
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.arrow import OUTCOMES, part_of
 from schemas.spec import ModelSpec
 
+READ: Final = part_of(
+    OUTCOMES,
+    ["prediction_id", "model", "role", "version", "revision", "correct", "loss", "requested_at", "joined_at"],
+)
+"""What a batch of outcomes must have."""
 LOG_LOSS_BOUND = 4.0
 """A difference of log losses beyond this counts as this: the test needs a bound."""
 

@@ -21,7 +21,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from control import policy, rollout
 from control.golden import check_golden
-from control.pairs import Versions, differences, first_labels
+from control.pairs import READ, Versions, differences, first_labels
 from control.prune import doomed
 from control.state import ModelState
 from runtime.artifacts import ArtifactStore
@@ -330,7 +330,7 @@ def decoded(message: Message) -> Alert | Candidate | Command | pa.RecordBatch:
     topic, value = message.topic() or "", message.value() or b""
     try:
         if topic == OUTCOMES.name:
-            return decode_batch(value)
+            return decode_batch(value, READ)
         return msgspec.json.decode(value, type=_EVENTS[topic])
     except msgspec.MsgspecError as error:
         problem = str(error).partition("\n")[0]

@@ -5,7 +5,7 @@ Each column is listed once, with its ClickHouse type and its meaning; a contract
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import pyarrow as pa
@@ -131,11 +131,16 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def decode_batch(value: bytes, wanted: Collection[str] = ()) -> pa.RecordBatch:
+def part_of(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """Some of its columns."""
+    return pa.schema([schema.field(name) for name in names])
+
+
+def decode_batch(value: bytes, wanted: pa.Schema | None = None) -> pa.RecordBatch:
     """The batch in one Kafka record's value; its buffers point into `value`.
 
     Raises:
-        Rejection: it is no such batch, or lacks columns of `wanted`. Anyone may write to any topic.
+        Rejection: it is no such batch, or has not all columns of `wanted` in their types. Anyone may write to any topic.
     """
     try:
         with pa.ipc.open_stream(value) as reader:
@@ -143,8 +148,19 @@ def decode_batch(value: bytes, wanted: Collection[str] = ()) -> pa.RecordBatch:
         batch.validate()
     except (pa.ArrowInvalid, OSError, StopIteration) as error:
         raise Rejection("undecodable", "", "an Arrow IPC stream", str(error).partition("\n")[0]) from None
-    if absent := set(wanted).difference(batch.schema.names):
+    if wanted is None:
+        return batch
+    if absent := set(wanted.names).difference(batch.schema.names):
         raise Rejection(
             "undecodable", "", "a batch with all columns", f"it lacks {', '.join(sorted(absent))}"
         )
+    for field in wanted:
+        found = batch.schema.field(field.name).type
+        if found != field.type:
+            raise Rejection(
+                "undecodable",
+                field.name,
+                "a batch with columns of their types",
+                f"expected {field.type}, found {found}",
+            )
     return batch

@@ -20,7 +20,7 @@ from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
 from runtime.positions import SINK_GROUP, Place
 from runtime.reader import TopicReader
 from runtime.settings import Settings
-from schemas.arrow import decode_batch
+from schemas import arrow
 from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
 from schemas.topics import OBSERVATIONS, OUTCOMES
@@ -41,8 +41,12 @@ _RECORDS: Final = 200
 _WAIT_SEC: Final = 0.01
 _OUTCOME_COLUMNS: Final = ("prediction_id", "revision", "truth", "truth_value", "label", "loss")
 _READ: Final = {
-    OBSERVATIONS.name: ("model", "role", "status", "prediction_id", "numbers", "texts"),
-    OUTCOMES.name: ("model", "role", "requested_at", "joined_at", *_OUTCOME_COLUMNS),
+    OBSERVATIONS.name: arrow.part_of(
+        arrow.OBSERVATIONS, ["model", "role", "status", "prediction_id", "numbers", "texts"]
+    ),
+    OUTCOMES.name: arrow.part_of(
+        arrow.OUTCOMES, ["model", "role", "requested_at", "joined_at", *_OUTCOME_COLUMNS]
+    ),
 }
 
 
@@ -135,7 +139,7 @@ class Tail:
         for message in messages:
             topic = message.topic() or ""
             try:
-                batch = decode_batch(message.value() or b"", _READ[topic])
+                batch = arrow.decode_batch(message.value() or b"", _READ[topic])
             except Rejection as error:
                 # No part of ours wrote it. The sink halts on it, keeps it and tells people.
                 log.error("%s:%s:%s is passed over: %s", topic, message.partition(), message.offset(), error)

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.arrow import OBSERVATIONS, part_of
 from warehouse.lookups import PREDICTION_SCHEMA
 
 ROWS: Final = 200_000
@@ -30,7 +31,7 @@ BYTES: Final = 64 * 1024 * 1024
 """Of both generations together."""
 _MERGED_ROWS: Final = 4096
 _COLUMNS: Final = ["prediction_id", "request_id", *PREDICTION_SCHEMA.names[2:]]
-READ_COLUMNS: Final = frozenset({*_COLUMNS, "status"})
+READ: Final = part_of(OBSERVATIONS, [*_COLUMNS, "status"])
 """What a batch must have."""
 
 

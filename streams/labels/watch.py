@@ -15,7 +15,7 @@ from runtime.reader import TopicReader
 from runtime.settings import Settings
 from schemas.arrow import decode_batch
 from schemas.errors import Rejection
-from streams.labels.observed import READ_COLUMNS, Names, Observed
+from streams.labels.observed import READ, Names, Observed
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Watch:
             # What lies before the start may have been labelled by somebody else.
             if offset >= self._starts[place]:
                 try:
-                    names = self.observed.add(decode_batch(message.value() or b"", READ_COLUMNS))
+                    names = self.observed.add(decode_batch(message.value() or b"", READ))
                 except Rejection as error:
                     # No part of ours wrote it. The sink halts on it, keeps it and tells people.
                     log.error("%s:%d:%d is passed over: %s", *place, offset, error)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runtime.telemetry import counter
-from schemas.arrow import decode_batch
+from schemas import arrow
 from schemas.errors import Rejection
 from schemas.events import Partial
 from schemas.topics import OBSERVATIONS, OUTCOMES, PARTIALS
@@ -48,7 +48,9 @@ class Measure:
         self._models = models
         self._source = f"{topic}:{partition}"
         self._observations = topic == OBSERVATIONS.name
-        self._columns = READS[OBSERVATIONS.name if self._observations else OUTCOMES.name]
+        schema = arrow.OBSERVATIONS if self._observations else arrow.OUTCOMES
+        self._columns = sorted(READS[OBSERVATIONS.name if self._observations else OUTCOMES.name])
+        self._wanted = arrow.part_of(schema, (name for name in self._columns if name != "attempt"))
         self._metrics = Metrics()
         self._drift = Drift(models)
         self._held: list[pa.RecordBatch] = []
@@ -60,7 +62,7 @@ class Measure:
     def apply(self, value: bytes) -> None:
         """Add one micro-batch. Small ones are gathered: a batch of three rows costs as much to measure as one of a thousand."""
         try:
-            batch = decode_batch(value, self._columns - {"attempt"})
+            batch = arrow.decode_batch(value, self._wanted)
         except Rejection as error:
             # Written by our own gateway or not at all; the sink halts on it and keeps it.
             log.error("%s: a record is not measured: %s", self._source, error)
@@ -68,7 +70,7 @@ class Measure:
         if self._observations and "attempt" not in batch.schema.names:
             # Written by a release that knew no redrives.
             batch = batch.append_column("attempt", pa.repeat(pa.scalar(0, pa.uint8()), len(batch)))
-        batch = batch.select(sorted(self._columns))
+        batch = batch.select(self._columns)
         if self._held and batch.schema != self._held[0].schema:
             self._measure()
         self._held.append(batch)

@@ -276,6 +276,37 @@ def test_a_client_that_leaves_stops_its_query(server: ServerProcess) -> None:
     until(lambda: running_queries(server, "leaver") == 0, "the query is stopped")
 
 
+def test_an_insert_whose_client_leaves_at_once_inserts_its_own_rows_or_none(server: ServerProcess) -> None:
+    server.write("TRUNCATE TABLE events")
+    credentials = b64encode(f"tidemill:{PASSWORD}".encode()).decode()
+
+    def leave(number: int) -> None:
+        body = f"INSERT INTO events FORMAT CSV\n{number},left\n"
+        head = (
+            f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {credentials}\r\nContent-Length: {len(body)}"
+        )
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(f"{head}\r\n\r\n{body}".encode())
+
+    def stay(number: int) -> None:
+        server.write(f"{number},stayed\n", query="INSERT INTO events FORMAT CSV")
+
+    rounds = 150
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(rounds):
+            left = pool.submit(leave, number)
+            stayed = pool.submit(stay, number), pool.submit(stay, number + rounds)
+            for each in (left, *stayed):
+                each.result()
+    until(lambda: running_queries(server, "") == 1, "nothing is left but the question")
+    stayed_rows = server.http(
+        "SELECT id, count() FROM events WHERE name = 'stayed' GROUP BY id FORMAT CSV"
+    ).body
+    assert sorted(stayed_rows.split()) == sorted(b"%d,1" % number for number in range(2 * rounds))
+    twice = "SELECT count() - uniqExact(id) FROM events WHERE name = 'left'"
+    assert server.http(twice).body == b"0\n"
+
+
 def test_kill_query_knows_the_ids_clients_know(server: ServerProcess) -> None:
     with ThreadPoolExecutor(1) as pool:
         victim = pool.submit(server.http, _SLOW, params={"query_id": "victim"})

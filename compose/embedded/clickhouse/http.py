@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from aiohttp import web
@@ -103,9 +103,9 @@ class Server:
             return web.Response(text="Ok.\n", headers=headers)
         try:
             user = authenticate(request, self.users)
-            async with AsyncExitStack() as files:
+            with ExitStack() as files:
                 call = await read_call(request, user, query_id, self.engine, files)
-                return await self._answer(request, call, headers)
+                return await self._answer(request, call, files, headers)
         except ClickHouseError as error:
             return self._error(error, headers)
 
@@ -121,14 +121,16 @@ class Server:
     def _text(self, error: ClickHouseError) -> str:
         return f"{error} (version {self.engine.version} (official build))\n"
 
-    async def _answer(self, request: web.Request, call: Call, headers: dict[str, str]) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, call: Call, files: ExitStack, headers: dict[str, str]
+    ) -> web.StreamResponse:
         output_format = find_output(call.query.sql).format if call.query.insert is None else None
         output_format = output_format or call.query.default_format
         headers["X-ClickHouse-Format"] = output_format
         headers["Content-Type"] = _CONTENT_TYPES.get(output_format, "text/plain; charset=UTF-8")
         headers["X-ClickHouse-Exception-Tag"] = tag = secrets.token_hex(8)
         encoding = {} if call.compression == "none" else {"Content-Encoding": call.compression}
-        async with self._slot(), self._running(call) as (chunks, done):
+        async with self._slot(), self._running(call, files) as (chunks, done):
             if call.wait_end_of_query:
                 return await self._whole(request, call, chunks, done, headers, encoding)
             head = bytearray()
@@ -137,7 +139,7 @@ class Server:
                 if len(head) >= HEAD_BYTES:
                     break
             else:
-                summary, inline = await done
+                summary, inline = await asyncio.shield(done)
                 headers["X-ClickHouse-Summary"] = _summary(summary)
                 return web.Response(
                     body=inline or bytes(head), headers={**headers, **(encoding if head else {})}
@@ -148,7 +150,7 @@ class Server:
             async for chunk in chunks:
                 await response.write(chunk)
             try:
-                await done
+                await asyncio.shield(done)
             except ClickHouseError as error:
                 if not encoding:
                     await response.write(_late_error(self._text(error), tag))
@@ -172,7 +174,7 @@ class Server:
         with open_spool(self.engine.spool_dir) as file:
             async for chunk in chunks:
                 file.write(chunk)
-            summary, inline = await done
+            summary, inline = await asyncio.shield(done)
             headers["X-ClickHouse-Summary"] = _summary(summary)
             size = file.tell()
             if size <= HEAD_BYTES:
@@ -208,9 +210,15 @@ class Server:
             self._slots.release()
 
     @asynccontextmanager
-    async def _running(self, call: Call) -> AsyncIterator[tuple[AsyncIterator[bytes], Outcome]]:
-        """Start the call's query; yields its result in chunks, and its outcome. Leaving early kills it."""
-        loop, query_id = asyncio.get_running_loop(), call.query.query_id
+    async def _running(
+        self, call: Call, files: ExitStack
+    ) -> AsyncIterator[tuple[AsyncIterator[bytes], Outcome]]:
+        """Start the call's query; yields its result in chunks, and its outcome, which is never to be cancelled. Leaving early kills it.
+
+        ``files`` go over to the query. It names them by their descriptors, and a writing one outlives its client: closed any earlier,
+        their numbers would be those of other files, and it would insert another client's rows.
+        """
+        query_id = call.query.query_id
         if query_id in self._live:
             raise ClickHouseError(
                 216,
@@ -224,31 +232,44 @@ class Server:
         connection, release = self._sessions.lease(call.user, call.session)
         self._live[query_id] = killable
         read_end, write_end = os.pipe()
+        files.callback(os.close, write_end)
+        result = os.fdopen(read_end, "rb", buffering=0)
         # Beyond the user's share of pipe memory the kernel refuses; a smaller pipe works too.
         with suppress(PermissionError):
             fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-        def work() -> tuple[Summary, bytes]:
-            try:
-                return connection.run(query, f"/proc/self/fd/{write_end}", call.compression)
-            finally:
-                os.close(write_end)
-
-        def finished(outcome: Outcome) -> None:
-            outcome.exception()  # seen, where the caller left early
+        def forget() -> None:
             del self._live[query_id]
             release()
 
-        done = loop.run_in_executor(self._threads, work)
+        def finished(outcome: Outcome) -> None:
+            outcome.exception()  # seen, where the caller left early
+            forget()
+
+        theirs = files.pop_all()
+
+        def work() -> tuple[Summary, bytes]:
+            with theirs:
+                return connection.run(query, f"/proc/self/fd/{write_end}", call.compression)
+
+        try:
+            done = asyncio.wrap_future(self._threads.submit(work))
+        except RuntimeError:
+            theirs.close()
+            result.close()
+            forget()
+            raise ClickHouseError(236, "ABORTED", "The server is shutting down.") from None
         done.add_done_callback(finished)
         reader = asyncio.StreamReader(limit=_PIPE_BYTES)
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
-        )
         try:
-            yield _chunks(reader), done
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), result
+            )
+            try:
+                yield _chunks(reader), done
+            finally:
+                transport.close()  # a query that still writes sees a closed pipe
         finally:
-            transport.close()  # a query that still writes sees a closed pipe
             if not done.done():
                 await asyncio.shield(self._settle(query_id, killable, done))
 

@@ -5,7 +5,7 @@ Source: ClickHouse ``src/Server/HTTPHandler.cpp``; https://clickhouse.com/docs/i
 
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
@@ -84,9 +84,9 @@ def authenticate(request: web.Request, users: Users) -> User:
 
 
 async def read_call(
-    request: web.Request, user: User, query_id: str, engine: Engine, files: AsyncExitStack
+    request: web.Request, user: User, query_id: str, engine: Engine, files: ExitStack
 ) -> Call:
-    """Read the request to its end. ``files`` keeps what was spooled open until the query is done."""
+    """Read the request to its end. ``files`` takes what was spooled."""
     keys = dict(request.query)
     externals: tuple[ExternalTable, ...] = ()
     if request.content_type == "multipart/form-data":
@@ -150,7 +150,7 @@ async def read_call(
 
 
 async def _read_form(
-    request: web.Request, keys: dict[str, str], engine: Engine, files: AsyncExitStack
+    request: web.Request, keys: dict[str, str], engine: Engine, files: ExitStack
 ) -> tuple[ExternalTable, ...]:
     """Parts with a file name are external tables; the others are keys as in the URL."""
     spooled: dict[str, str] = {}
