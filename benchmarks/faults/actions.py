@@ -18,6 +18,10 @@ from benchmarks.faults.schedule import LINKS, LONE, Fault, process_of
 from benchmarks.faults.world import World
 
 ACTIVE_AT_ONCE: Final = 3
+UNRECOVERED_AT_ONCE: Final = 6
+"""Active or not recovered from: with more, what is measured is no longer a recovery but a machine that is asked too much."""
+PATIENCE_SEC: Final = 60.0
+"""For so long a fault waits for recoveries: one that never comes shall not end the faults."""
 
 
 @dataclass
@@ -112,7 +116,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
 
 
 class Executor:
-    """Carries a schedule out: each fault in a thread of its own, few at once, one a target, and a recreation alone."""
+    """Carries a schedule out: each fault in a thread of its own, few at once, one a target, few not recovered from, and a recreation alone."""
 
     def __init__(self, world: World, load: Load, monitor: Monitor, began: float) -> None:
         self.events: list[Event] = []
@@ -134,8 +138,10 @@ class Executor:
                 time.sleep(min(early, 0.2))
                 self._load.check()
             with self._free:
-                while not self._may_begin(fault):
-                    self._free.wait()
+                waited_since = time.monotonic()
+                while not self._may_begin(fault, time.monotonic() - waited_since):
+                    self._free.wait(0.2)
+                    self._load.check()
                 self._busy.add(process_of(fault.target))
                 event = Event(fault, time.monotonic() - self._began)
                 self.events.append(event)
@@ -153,12 +159,15 @@ class Executor:
         """Faults under way."""
         return len(self._busy)
 
-    def _may_begin(self, fault: Fault) -> bool:
+    def _may_begin(self, fault: Fault, waited_sec: float) -> bool:
         if fault.kind == "recreate":
             return not self._busy
         if any(place == "requests" for place in self._busy):
             return False
-        return len(self._busy) < ACTIVE_AT_ONCE and process_of(fault.target) not in self._busy
+        if len(self._busy) >= ACTIVE_AT_ONCE or process_of(fault.target) in self._busy:
+            return False
+        unrecovered = len(self._busy) + len(self._monitor.unrecovered)
+        return unrecovered < UNRECOVERED_AT_ONCE or waited_sec > PATIENCE_SEC
 
     def _carry_out(self, event: Event) -> None:
         fault = event.fault

@@ -1,14 +1,14 @@
 """Schedules are data: one seed gives one, any seed gives one that can be carried out."""
 
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from benchmarks.faults.actions import ACTIONS, Executor, affected
+from benchmarks.faults.actions import ACTIONS, UNRECOVERED_AT_ONCE, Executor, affected
 from benchmarks.faults.monitor import READS
 from benchmarks.faults.schedule import KINDS, Fault, choose, draw, process_of
 from schemas.errors import UserError
@@ -34,23 +34,35 @@ def test_what_is_broken_is_not_hit_again_while_there_is_anything_else_to_hit() -
 def test_a_fault_that_waits_delays_what_follows_and_nothing_comes_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    @contextmanager
-    def nothing(*_: object) -> Iterator[None]:
-        yield
-
-    monkeypatch.setattr("benchmarks.faults.actions.ACTIONS", {"stop": nothing})
+    monkeypatch.setattr("benchmarks.faults.actions.ACTIONS", {"stop": lambda *_: nullcontext()})
     target = "kafka"
     planned = [
         Fault(0, "stop", target, 0.0, 0.3, "ordinary"),
         Fault(1, "stop", target, 0.1, 0.0, "ordinary"),
         *(Fault(2 + n, "stop", f"sink-{n}", 0.2 + 0.1 * n, 0.0, "ordinary") for n in range(3)),
     ]
-    executor = Executor(Mock(), Mock(), Mock(), time.monotonic())
+    executor = Executor(Mock(), Mock(), Mock(unrecovered=[]), time.monotonic())
     executor.run(planned, lambda _: None)
     began_sec = [event.began_sec for event in executor.events]
     assert began_sec[1] >= 0.3
     gaps_sec = np.diff(began_sec[1:])
     assert (gaps_sec > 0.09).all(), began_sec
+
+
+def test_while_many_are_not_recovered_from_no_other_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.faults.actions.ACTIONS", {"stop": lambda *_: nullcontext()})
+    monitor = Mock(unrecovered=[0] * UNRECOVERED_AT_ONCE)
+    executor = Executor(Mock(), Mock(), monitor, time.monotonic())
+    running = threading.Thread(
+        target=executor.run, args=([Fault(0, "stop", "kafka", 0.0, 0.0, "ordinary")], lambda _: None)
+    )
+    running.start()
+    running.join(0.5)
+    assert running.is_alive()
+    assert not executor.events
+    monitor.unrecovered = []
+    running.join(5)
+    assert len(executor.events) == 1
 
 
 def test_every_fault_has_an_action_and_stages_whose_recovery_is_known() -> None:
