@@ -36,7 +36,7 @@ SELECT
     toString(model) AS model, entity, toString(role) AS role, toString(arm) AS arm, toString(version) AS version,
     toString(label) AS label, scores, arrayMap(segment -> toString(segment), segments) AS segments, requested_at, observed_at
 FROM internal.prediction_lookup
-WHERE model = {model:String} AND prediction_id IN (SELECT toUUID(id) FROM wanted)
+WHERE model = {model:String} AND UUIDToNum(prediction_id) IN (SELECT UUIDStringToNum(id) FROM wanted)
 ORDER BY prediction_id, arm, attempt DESC
 LIMIT 1 BY prediction_id, arm
 """
@@ -68,7 +68,7 @@ SELECT
     toString(argMax(truth, newest.revision)) AS truth,
     argMax(truth_value, newest.revision) AS truth_value
 FROM internal.outcomes AS newest
-WHERE model = {model:String} AND prediction_id IN (SELECT toUUID(id) FROM wanted)
+WHERE model = {model:String} AND UUIDToNum(prediction_id) IN (SELECT UUIDStringToNum(id) FROM wanted)
 GROUP BY prediction_id
 """
 

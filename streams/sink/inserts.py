@@ -120,7 +120,8 @@ def count_observations(client: Client, range_: Range) -> list[Count]:
              WHERE model IN {models:Array(String)} AND requested_at BETWEEN oldest AND newest
                AND (prediction_id, attempt, arm) IN (SELECT prediction_id, attempt, arm FROM range)),
             (SELECT uniqExact(prediction_id, attempt, arm) FROM internal.prediction_lookup
-             WHERE (prediction_id, attempt, arm) IN (SELECT prediction_id, attempt, arm FROM range WHERE status = 'answered')),
+             WHERE UUIDToNum(prediction_id) IN (SELECT UUIDToNum(prediction_id) FROM range)
+               AND (prediction_id, attempt, arm) IN (SELECT prediction_id, attempt, arm FROM range WHERE status = 'answered')),
             (SELECT uniqExact(prediction_id, attempt) FROM internal.request_lookup
              WHERE model IN {models:Array(String)}
                AND request_id IN (SELECT request_id FROM range WHERE role = 'live' AND status = 'answered' AND request_id != '')
