@@ -22,10 +22,10 @@ def existing_topics(
     A service that begins while the broker does waits: to die and be started again costs seconds of the processor, at the very moment when
     everything else catches up.
     """
-    client = admin(settings)
     while not stop.is_set():
         try:
-            found = topic_ids(client, names)
+            # Another client each time: one that began before the broker did may go on asking for its controller.
+            found = topic_ids(admin(settings), names)
         except Outage as error:
             health.error(str(error))
         else:
