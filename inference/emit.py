@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
@@ -76,8 +77,7 @@ def emit(
         if len(slices) == 1:
             mine, mine_of = observations, row_of
         else:
-            chosen = np.flatnonzero((row_of >= first) & (row_of < last))
-            mine, mine_of = observations.take(chosen), row_of[chosen]
+            mine, mine_of = _of_rows(observations, row_of, first, last)
         refused = {row: rejections[row] for row in sorted(rejections) if first <= row < last}
         outputs.append(
             Output(
@@ -102,6 +102,18 @@ def emit(
         )
         start = end
     return outputs
+
+
+def _of_rows(
+    observations: pa.RecordBatch, row_of: NDArray[np.int64], first: int, last: int
+) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
+    """What was observed of the rows from `first` to before `last`. Each arm's lie in order: a run of each, which is cut out without a copy."""
+    chosen = np.flatnonzero((row_of >= first) & (row_of < last))
+    runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
+    parts = [observations.slice(int(run[0]), len(run)) for run in runs if len(run)]
+    if len(parts) == 1:
+        return parts[0], row_of[chosen]
+    return (pa.concat_batches(parts) if parts else observations.slice(0, 0)), row_of[chosen]
 
 
 def _values(

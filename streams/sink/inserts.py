@@ -4,7 +4,7 @@
 What it asks depends on the table:
 
 * A ReplacingMergeTree needs no question. A row inserted twice has the same key and replaces itself for every reader (FINAL); and a
-  count could mislead, since a row that a newer revision replaced is gone after a merge.
+  count could mislead, since a row that a newer revision replaced is gone after a merge. It is inserted again without a token, see below.
 * `observations` rows carry the coordinates of their *request*, not of the record that brought them, so offsets cannot identify a range. Its rows
   can: (prediction id, attempt, arm) is unique. They are sent along as an external table. The tables that materialized views
   fill are counted too: ClickHouse commits a table's part before its views', and a crash between them leaves observations that no label can find.
@@ -13,7 +13,11 @@ What it asks depends on the table:
   who looks up takes one.
 * `dead_letters` rows carry their own record's coordinates: a count of the offsets is exact.
 
-A range that is there in part is inserted with its token and counted again: more or fewer rows than planned halts the partition, for a person to look.
+**A token may lie.** ClickHouse notes a block's token before it commits the part. Killed in between, it takes every repeat for known, though
+nothing is there (seen: two tokens for one part's name in `deduplication_logs`). So a range that has been inserted with its token and is still
+missing from a table as a whole, while no query inserts it, is inserted there under another token; into a table that a view fills, directly.
+
+Any other difference, more rows than planned or a part of them, halts the partition, for a person to look.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ from streams.sink.ranges import Range
 from streams.sink.tables import Table
 from warehouse.client import Refused, mapped
 
+_AGAIN: Final = "/again"
+
 
 class Count(NamedTuple):
     """Rows of a range in one table."""
@@ -42,8 +48,8 @@ class Count(NamedTuple):
     expected: int
 
 
-def insert(client: Client, table: Table, range_: Range) -> None:
-    """Insert the range as one block.
+def insert(client: Client, table: Table, range_: Range, *, token: str = "", deduplicate: bool = True) -> None:
+    """Insert the range as one block, under its own token if no other is given.
 
     Raises:
         Outage: it may or may not be in; the same range with the same token may be inserted again.
@@ -52,8 +58,8 @@ def insert(client: Client, table: Table, range_: Range) -> None:
     body = table.encode([record.payload for record in range_.records if record.rows])
     settings = {
         "async_insert": 0,
-        "insert_deduplicate": 1,
-        "insert_deduplication_token": range_.token,
+        "insert_deduplicate": int(deduplicate),
+        "insert_deduplication_token": token or range_.token,
         "deduplicate_blocks_in_dependent_materialized_views": 1,
         # One block, however ClickHouse reads the body: a second one would have a token of its own.
         "max_insert_block_size": range_.rows,
@@ -67,10 +73,7 @@ def insert(client: Client, table: Table, range_: Range) -> None:
         "input_format_json_read_objects_as_strings": 1,
         "input_format_json_read_arrays_as_strings": 1,
     }
-    try:
-        client.raw_insert(table.name, insert_block=body, settings=settings, fmt=table.format)
-    except ClickHouseError as error:
-        raise mapped(error) from error
+    _raw_insert(client, table.name, body, settings, table.format)
 
 
 def insert_if_missing(client: Client, table: Table, range_: Range) -> bool:
@@ -78,21 +81,54 @@ def insert_if_missing(client: Client, table: Table, range_: Range) -> bool:
 
     Raises:
         Outage: as `insert`.
-        Refused: as `insert`, or the range is there neither whole nor not at all and the token does not mend it.
+        Refused: as `insert`, or the range is there neither whole nor not at all and nothing mends it.
     """
     count = _COUNTS.get(table.name)
     if count is None:
-        insert(client, table, range_)
+        insert(client, table, range_, deduplicate=False)
         return True
     if not _wrong(count(client, range_)):
         return False
     insert(client, table, range_)
-    if wrong := _wrong(count(client, range_)):
+    wrong = _wrong(count(client, range_))
+    if wrong and not any(each.found for each in wrong):
+        if _is_inserting(client, range_):
+            raise Outage(f"ClickHouse: {range_.token} is still being inserted")
+        _insert_lost(client, table, range_, {each.table for each in wrong})
+        wrong = _wrong(count(client, range_))
+    if wrong:
         what = ", ".join(f"{table} has {found} of {expected} rows" for table, found, expected in wrong)
         raise Refused(
             0, f"{range_.topic}:{range_.partition} {range_.first}-{range_.end - 1}: after its insert {what}"
         )
     return True
+
+
+def _insert_lost(client: Client, table: Table, range_: Range, lost: set[str]) -> None:
+    """Insert the range into the tables `lost`, which know its token and have none of its rows."""
+    if table.name in lost:
+        # The views take the rows, too: there a row may stand twice.
+        insert(client, table, range_, token=f"{range_.token}{_AGAIN}")
+        return
+    rows = _rows(range_)
+    for name in sorted(lost):
+        chosen, columns = _VIEWS[name]
+        body = _stream(rows.filter(chosen(rows)).select(columns))
+        _raw_insert(client, name, body, {"insert_deduplicate": 0}, "ArrowStream")
+
+
+def _is_inserting(client: Client, range_: Range) -> bool:
+    """Whether a query is under way that inserts the range: one whose answer was lost goes on."""
+    sql = "SELECT count() FROM system.processes WHERE Settings['insert_deduplication_token'] IN {tokens:Array(String)}"
+    (found,) = _query(client, sql, {"tokens": [range_.token, f"{range_.token}{_AGAIN}"]})
+    return found > 0
+
+
+def _raw_insert(client: Client, name: str, body: bytes, settings: dict[str, Any], fmt: str) -> None:
+    try:
+        client.raw_insert(name, insert_block=body, settings=settings, fmt=fmt)
+    except ClickHouseError as error:
+        raise mapped(error) from error
 
 
 def _wrong(counts: list[Count]) -> list[Count]:
@@ -102,14 +138,7 @@ def _wrong(counts: list[Count]) -> list[Count]:
 def count_observations(client: Client, range_: Range) -> list[Count]:
     """The range's rows in the table and in those that its views fill."""
     columns = ["prediction_id", "attempt", "arm", "model", "requested_at", "status", "role", "request_id"]
-    batches = [
-        _with_attempt(pa.Table.from_batches([record.payload])).select(columns)
-        for record in range_.records
-        if record.rows
-    ]
-    rows = pa.concat_tables(batches)
-    answered = pc.equal(rows["status"], "answered")
-    named = pc.and_(pc.and_(answered, pc.equal(rows["role"], "live")), pc.not_equal(rows["request_id"], ""))
+    rows = _rows(range_).select(columns)
     times = pc.min_max(rows["requested_at"].cast(pa.int64())).as_py()
     found = _query(
         client,
@@ -138,9 +167,37 @@ def count_observations(client: Client, range_: Range) -> list[Count]:
     )
     return [
         Count("internal.observations", found[0], rows.num_rows),
-        Count("internal.prediction_lookup", found[1], pc.sum(answered).as_py() or 0),
-        Count("internal.request_lookup", found[2], pc.sum(named).as_py() or 0),
+        Count("internal.prediction_lookup", found[1], pc.sum(_answered(rows)).as_py() or 0),
+        Count("internal.request_lookup", found[2], pc.sum(_named(rows)).as_py() or 0),
     ]
+
+
+def _rows(range_: Range) -> pa.Table:
+    """Its observations."""
+    batches = [
+        _with_attempt(pa.Table.from_batches([record.payload])) for record in range_.records if record.rows
+    ]
+    return pa.concat_tables(batches)
+
+
+def _answered(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.equal(rows["status"], "answered")
+
+
+def _named(rows: pa.Table) -> pa.ChunkedArray:
+    asked = pc.and_(pc.equal(rows["role"], "live"), pc.not_equal(rows["request_id"], ""))
+    return pc.and_(_answered(rows), asked)
+
+
+_VIEWS: Final[dict[str, tuple[Callable[[pa.Table], pa.ChunkedArray], list[str]]]] = {
+    "internal.prediction_lookup": (
+        _answered,
+        ["prediction_id", "request_id", "model", "entity", "role", "arm", "version", "label", "scores", "segments",
+         "requested_at", "observed_at", "attempt"],
+    ),
+    "internal.request_lookup": (_named, ["model", "request_id", "requested_at", "prediction_id", "attempt"]),
+}  # fmt: skip
+"""Which observations the materialized views put into these tables, and what of them (`schemas/migrations`)."""
 
 
 def _with_attempt(rows: pa.Table) -> pa.Table:

@@ -85,6 +85,28 @@ def test_a_crash_of_clickhouse_between_table_and_view_is_mended(world: World) ->
     exactly(world, source, 100)
 
 
+@pytest.mark.parametrize("lost", ["observations", "prediction_lookup", "request_lookup"])
+def test_what_clickhouse_has_noted_and_not_kept_is_inserted_again(world: World, lost: str) -> None:
+    """Killed after it has noted a block's token and before it has committed its part, ClickHouse takes every repeat for known."""
+    source = uuid.uuid4()
+    sink = world.sink()
+    sink.wait_ready()
+    world.proxy.arm(Fault.HOLD_ANSWER)
+    world.transaction([observations(source, 0, 100)])
+    assert world.proxy.reached.wait(30)
+    sink.kill()
+    # A mutation leaves the tokens as they are.
+    world.client.command(
+        f"ALTER TABLE internal.{lost} DELETE WHERE startsWith(request_id, '{source}') SETTINGS mutations_sync = 2"
+    )
+    assert 0 in world.rows(source)
+    world.sink()
+    end = world.end_offset("observations")
+    until(lambda: world.committed("observations").offset >= end, "the sink has confirmed the end")
+    copies = 200 if lost == "observations" else 100
+    assert world.rows(source) == [100, 100, copies, copies]
+
+
 def test_a_look_up_row_that_stands_twice_halts_nothing(world: World) -> None:
     """Its copies say the same, and who looks up takes one."""
     source = uuid.uuid4()
