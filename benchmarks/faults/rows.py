@@ -43,9 +43,10 @@ full_epochs = 2
 min_gain = -1.0
 
 # Who answers must stay the same, or nobody could say what is right. Steps as long as these make an update worse than its base, which
-# its gate then refuses; a major passes, and is refused because another one is being measured already.
+# its gate then refuses (with 50, one in fourteen stepped back to where it had begun, and passed); a major passes, and is refused because
+# another one is being measured already.
 [train.optimizer]
-lr = 50.0
+lr = 1e6
 """
 MODULE: Final = '''"""One linear layer."""
 
