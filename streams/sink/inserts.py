@@ -90,10 +90,12 @@ def insert_if_missing(client: Client, table: Table, range_: Range) -> bool:
     if not _wrong(count(client, range_)):
         return False
     insert(client, table, range_)
+    # In this order: what was under way and ends between the two is counted.
+    under_way = _is_inserting(client, range_)
     wrong = _wrong(count(client, range_))
+    if wrong and under_way:
+        raise Outage(f"ClickHouse: {range_.token} is still being inserted")
     if wrong and not any(each.found for each in wrong):
-        if _is_inserting(client, range_):
-            raise Outage(f"ClickHouse: {range_.token} is still being inserted")
         _insert_lost(client, table, range_, {each.table for each in wrong})
         wrong = _wrong(count(client, range_))
     if wrong:

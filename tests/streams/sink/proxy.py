@@ -1,4 +1,4 @@
-"""A fault proxy in front of ClickHouse: it stops an INSERT at a chosen point, so that a test can kill the sink exactly there."""
+"""A fault proxy in front of ClickHouse: it stops an INSERT of observations at a chosen point, so that a test can kill the sink exactly there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
+MET: Final = b"INSERT INTO internal.observations "
 HOP_BY_HOP: Final = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
 class Fault(Enum):
-    """What happens to the next INSERT."""
+    """What happens to the next INSERT of observations: what else comes along, an alert of an earlier test, passes."""
 
     HOLD_REQUEST = "ClickHouse never sees it"
     HOLD_ANSWER = "ClickHouse has done it, the sink never learns"
@@ -25,7 +26,6 @@ class Proxy:
 
     def __init__(self, upstream_port: int) -> None:
         self.upstream_port = upstream_port
-        self.inserts = 0
         self.reached = threading.Event()
         self._released = threading.Event()
         self._fault: Fault | None = None
@@ -39,7 +39,7 @@ class Proxy:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def arm(self, fault: Fault) -> None:
-        """The next INSERT meets `fault`."""
+        """The next INSERT of observations meets `fault`."""
         with self._lock:
             self.reached.clear()
             self._released.clear()
@@ -54,11 +54,8 @@ class Proxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def _take_fault(self, is_insert: bool) -> Fault | None:
+    def _take_fault(self) -> Fault | None:
         with self._lock:
-            if not is_insert:
-                return None
-            self.inserts += 1
             fault, self._fault = self._fault, None
             return fault
 
@@ -70,7 +67,7 @@ class Proxy:
 
             def do_POST(self) -> None:
                 body = self._body()
-                fault = proxy._take_fault(b"INSERT INTO" in body[:200] or "INSERT" in self.path)
+                fault = proxy._take_fault() if body.startswith(MET) else None
                 if fault is Fault.HOLD_REQUEST:
                     self._hold()
                     return

@@ -25,6 +25,19 @@ def exactly(world: World, source: uuid.UUID, rows: int) -> None:
     assert world.rows(source) == [rows] * 4
 
 
+def inserted_and_killed(world: World) -> uuid.UUID:
+    """100 rows are in ClickHouse, and the sink that brought them has died before it heard so; returns their source."""
+    source = uuid.uuid4()
+    sink = world.sink()
+    sink.wait_ready()
+    world.proxy.arm(Fault.HOLD_ANSWER)
+    world.transaction([observations(source, 0, 100)])
+    assert world.proxy.reached.wait(30)
+    sink.kill()
+    assert world.rows(source) == [100] * 4
+    return source
+
+
 def test_committed_rows_arrive_once_aborted_ones_never_and_the_lag_reaches_zero(world: World) -> None:
     source = uuid.uuid4()
     for first in range(0, 400, 100):
@@ -88,13 +101,7 @@ def test_a_crash_of_clickhouse_between_table_and_view_is_mended(world: World) ->
 @pytest.mark.parametrize("lost", ["observations", "prediction_lookup", "request_lookup"])
 def test_what_clickhouse_has_noted_and_not_kept_is_inserted_again(world: World, lost: str) -> None:
     """Killed after it has noted a block's token and before it has committed its part, ClickHouse takes every repeat for known."""
-    source = uuid.uuid4()
-    sink = world.sink()
-    sink.wait_ready()
-    world.proxy.arm(Fault.HOLD_ANSWER)
-    world.transaction([observations(source, 0, 100)])
-    assert world.proxy.reached.wait(30)
-    sink.kill()
+    source = inserted_and_killed(world)
     # A mutation leaves the tokens as they are.
     world.client.command(
         f"ALTER TABLE internal.{lost} DELETE WHERE startsWith(request_id, '{source}') SETTINGS mutations_sync = 2"
@@ -109,13 +116,7 @@ def test_what_clickhouse_has_noted_and_not_kept_is_inserted_again(world: World, 
 
 def test_a_look_up_row_that_stands_twice_halts_nothing(world: World) -> None:
     """Its copies say the same, and who looks up takes one."""
-    source = uuid.uuid4()
-    sink = world.sink()
-    sink.wait_ready()
-    world.proxy.arm(Fault.HOLD_ANSWER)
-    world.transaction([observations(source, 0, 100)])
-    assert world.proxy.reached.wait(30)
-    sink.kill()
+    source = inserted_and_killed(world)
     world.client.command(
         "INSERT INTO internal.prediction_lookup SETTINGS insert_deduplicate = 0 "
         f"SELECT * FROM internal.prediction_lookup WHERE startsWith(request_id, '{source}')"
