@@ -31,6 +31,7 @@ from runtime.dead_letters import produce_dead_letter
 from runtime.kafka import admin, callback, committed_or_start, consumer, judge, topic_ids
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
+from runtime.stalls import StallDetector, Stalled, StallGuard, positions_of
 from runtime.telemetry import counter
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.arrow import decode_batch
@@ -56,13 +57,14 @@ _RETRY_SEC: Final = 1.0
 
 
 def main(settings: Settings, health: Health, stop: Stop) -> None:
-    """Decide until told to stop; after an outage or a lost transaction everything is read again from what was committed."""
+    """Decide until told to stop; after an outage, a lost transaction or a consumer that stands still everything is read again from what was
+    committed, with other clients."""
     while not stop.is_set():
         room = None
         try:
             room = ControlRoom(settings, health)
             room.run(stop)
-        except (Outage, TransactionLost, KafkaException) as error:
+        except (Outage, Stalled, TransactionLost, KafkaException) as error:
             health.set_ready(False)
             health.error(str(error))
             stop.wait(_RETRY_SEC)
@@ -86,8 +88,13 @@ class ControlRoom:
         self._restore()
         self._consumer: Consumer = consumer(settings, "control", member="0")
         self._consumer.subscribe(
-            [OUTCOMES.name, ALERTS.name, CANDIDATES.name, COMMANDS.name], on_assign=self._assigned
-        )
+            [OUTCOMES.name, ALERTS.name, CANDIDATES.name, COMMANDS.name],
+            on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked,
+        )  # fmt: skip
+        self._joined = False
+        """Whether the group has given this process its partitions."""
+        self._guard = StallGuard(StallDetector(settings, "control"))
+        self._guard.start()
         self._positions: dict[tuple[str, int], int] = {}
         self._touched: set[str] = set()
         self._decided = False
@@ -109,6 +116,7 @@ class ControlRoom:
             if self._decided or (self._positions and now - self._saved_at >= _SAVE_SEC):
                 self._commit()
             if now - self._reported_at >= _HEALTH_SEC:
+                self._guard.reading(positions_of(self._consumer), joined=self._joined)
                 self._report()
                 self._reported_at = now
         self._commit()
@@ -119,6 +127,7 @@ class ControlRoom:
             closing.callback(self._triton.close)
             closing.callback(self._consumer.close)
             closing.callback(self._producer.close)
+            closing.callback(self._guard.close)
 
     def _take(self, message: Message) -> None:
         try:
@@ -289,7 +298,12 @@ class ControlRoom:
     @callback
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         client.assign(committed_or_start(client, partitions))
+        self._joined = True
         self._health.set_ready()
+
+    @callback
+    def _revoked(self, _client: Consumer, _partitions: list[TopicPartition]) -> None:
+        self._joined = False
 
     def _pruned(self, name: str) -> str:
         """Remove what nobody can need any more; return the names, for Triton to forget."""

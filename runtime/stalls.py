@@ -31,8 +31,8 @@ from schemas.errors import Outage, TidemillError
 log = logging.getLogger(__name__)
 
 STALLED_AFTER_SEC: Final = 30.0
-OUTSIDE_AFTER_SEC: Final = 60.0
-"""Longer than a rebalance lasts that waits for a member that is gone."""
+OUTSIDE_AFTER_SEC: Final = 30.0
+"""Longer than a rebalance lasts that waits for a member that is gone (`SESSION_TIMEOUT_MS`)."""
 LOOK_EVERY_SEC: Final = 5.0
 LONGEST_GAP_SEC: Final = 10.0
 """Time between two looks counts up to this: nobody knows what was in between."""
@@ -41,6 +41,14 @@ END_SEC: Final = 30.0
 _PROBE_SEC: Final = 5.0
 
 Positions = Mapping[Place, int | None]
+
+
+def positions_of(client: Consumer) -> Positions:
+    """How far `client` has read what is assigned to it."""
+    return {
+        (place.topic, place.partition): place.offset if place.offset >= 0 else None
+        for place in client.position(client.assignment())
+    }
 
 
 class Stalled(TidemillError):

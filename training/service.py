@@ -33,6 +33,7 @@ from runtime.dead_letters import produce_dead_letter
 from runtime.kafka import admin, callback, committed_or_start, consumer, judge, raise_if_fenced, topic_ids
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
+from runtime.stalls import StallDetector, Stalled, StallGuard, positions_of
 from runtime.telemetry import counter, gauge, histogram
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Outage, Rejection
@@ -61,7 +62,8 @@ _PASS_SEC: Final = 1.0
 
 
 def main(settings: Settings, health: Health, stop: Stop, lane: str = UPDATES) -> None:
-    """Train the orders of `lane` until told to stop; after an outage or a lost transaction begin again from the committed offset.
+    """Train the orders of `lane` until told to stop; after an outage, a lost transaction or a consumer that stands still begin again from the
+    committed offset, with other clients.
 
     Raises:
         Fenced: another process is this lane's trainer.
@@ -71,7 +73,7 @@ def main(settings: Settings, health: Health, stop: Stop, lane: str = UPDATES) ->
         try:
             service = Service(settings, health, lane)
             service.run(stop)
-        except (Outage, Refused, TransactionLost, KafkaException) as error:
+        except (Outage, Refused, Stalled, TransactionLost, KafkaException) as error:
             if isinstance(error, KafkaException):
                 raise_if_fenced(error.args[0], f"{lane}-{settings.slot}")
             health.set_ready(False)
@@ -109,6 +111,10 @@ class Service:
         self._consumer.subscribe(
             [RETRAINS.name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
+        self._joined = False
+        """Whether the group has given this lane its partition."""
+        self._guard = StallGuard(StallDetector(settings, lane))
+        self._guard.start()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=lane)
         self._warm = self._worker.submit(warm_up) if lane == UPDATES else None
 
@@ -117,6 +123,7 @@ class Service:
         gauge("tidemill_paused_partitions").labels(self._lane).set(0)
         while not stop.is_set():
             message = self._consumer.poll(_POLL_SEC)
+            self._guard.reading(positions_of(self._consumer), joined=self._joined)
             if message is None:
                 if self._warm is not None and self._warm.done():
                     self._warm.result()
@@ -141,6 +148,7 @@ class Service:
             closing.callback(self._producer.close)
             # A fit that goes on after a failure here ends before the next session begins; what it wrote is written once.
             closing.callback(self._worker.shutdown, wait=True, cancel_futures=True)
+            closing.callback(self._guard.close)
 
     def _take(self, message: Message, stop: Stop) -> None:
         """One record of `retrains`, to its committed end."""
@@ -246,12 +254,14 @@ class Service:
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         self._assignment += 1
         client.assign(committed_or_start(client, partitions))
+        self._joined = True
         self._health.set_ready()
 
     @callback
     def _revoked(self, _client: Consumer, _partitions: list[TopicPartition]) -> None:
         # No transaction is open between two polls; what is being trained belongs to the next owner.
         self._assignment += 1
+        self._joined = False
 
     def _lag(self) -> int:
         lag = 0

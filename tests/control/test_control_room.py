@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ import pytest
 from confluent_kafka import Message
 
 from compose.embedded.stack import Stack
-from control.service import ControlRoom, decoded
+from control.service import ControlRoom, decoded, main
 from runtime.headers import pairs, text
 from runtime.kafka import producer
-from runtime.service import FENCED, Health
+from runtime.service import FENCED, Health, Stop
 from runtime.settings import Settings
+from runtime.stalls import Positions, Stalled, StallGuard
 from schemas import dead_letters
 from schemas.artifact import parse_version
 from schemas.errors import Rejection
@@ -47,6 +49,28 @@ E = TypeVar("E", bound=Event)
 @pytest.fixture(scope="module")
 def settings(infrastructure: Stack) -> Settings:
     return infrastructure.settings
+
+
+def test_a_room_whose_consumer_stands_still_is_followed_by_another(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, stop = StallGuard.reading, Stop()
+    members: list[StallGuard] = []
+
+    def stalled_once(self: StallGuard, positions: Positions, *, joined: bool) -> None:
+        if joined and self not in members:
+            members.append(self)
+            if len(members) == 1:
+                raise Stalled("it stands")
+            stop.set()
+        reading(self, positions, joined=joined)
+
+    monkeypatch.setattr(StallGuard, "reading", stalled_once)
+    room = threading.Thread(target=main, args=(settings, Health("control"), stop))
+    room.start()
+    room.join(WITHIN_SEC)
+    stop.set()
+    assert len(members) == 2
 
 
 @pytest.fixture

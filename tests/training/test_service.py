@@ -18,6 +18,7 @@ from runtime.artifacts import ArtifactStore
 from runtime.kafka import producer
 from runtime.service import Health, Stop
 from runtime.settings import Settings
+from runtime.stalls import Positions, Stalled, StallGuard
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.events import Candidate, Retrain
 from schemas.topics import CANDIDATES, DEAD_LETTERS, RETRAINS
@@ -132,6 +133,28 @@ def test_an_order_sent_twice_is_answered_once_also_across_a_restart(bench: Bench
     assert {name: len(candidates) for name, candidates in found.items()} == {
         wanted.event_id: 1, after.event_id: 1, later.event_id: 1,
     }  # fmt: skip
+
+
+def test_a_lane_whose_consumer_stands_still_goes_on_with_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = StallGuard.reading
+    members: list[StallGuard] = []
+
+    def stalled_once(self: StallGuard, positions: Positions, *, joined: bool) -> None:
+        if joined and not members:
+            members.append(self)
+            raise Stalled("it stands")
+        if joined and self not in members:
+            members.append(self)
+        reading(self, positions, joined=joined)
+
+    monkeypatch.setattr(StallGuard, "reading", stalled_once)
+    bench.start(MAJORS)
+    until(lambda: len(members) == 2, "another session has joined")
+    wanted = bench.initial()
+    bench.send(wanted)
+    assert len(bench.answers(wanted)[wanted.event_id]) == 1
 
 
 def test_a_crash_between_artifact_and_candidate_gives_the_same_artifact_and_one_candidate(
