@@ -347,7 +347,7 @@ def _route_keys(admitted: Admitted, accepted: NDArray[np.int64]) -> list[bytes]:
 def serve(settings: Settings, health: Health, stop: Stop) -> None:
     """Run the gateway until `stop` is set."""
 
-    # Of a model that has no topics yet, the others know nothing.
+    # Only for Kafka's answer: a model that has no topics yet keeps no other waiting.
     topics = [REQUESTS.for_model(name) for name in load_specs(settings.models_dir)]
     if topics and existing_topics(settings, topics, health, stop, every=False) is None:
         return
