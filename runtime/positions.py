@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -26,6 +26,12 @@ Ends: TypeAlias = Mapping[Place, int]
 
 SINK_GROUP: Final = "sink"
 """Its committed offsets say what is in ClickHouse."""
+PROBING: Final[dict[str, Any]] = {
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 10,
+    "fetch.message.max.bytes": 1024,
+}
+"""Settings of a consumer that looks what is there (`next_record`)."""
 _MARGIN_SEC: Final = 2.0
 """A request ends by itself before whoever waits for it gives up."""
 _LATEST: Final = cast(Callable[[], OffsetSpec], OffsetSpec.latest)()
@@ -95,7 +101,7 @@ def next_record(
 ) -> Message | int:
     """The first record at or after `offset` that `client` may read; if there is none, the offset at which the partition ends for it.
 
-    `client` has `enable.partition.eof`, and nothing is assigned to it. An end below `end` is the answer to an earlier question.
+    `client` is made with `PROBING`, and nothing is assigned to it. An end below `end` is the answer to an earlier question.
 
     Raises:
         Outage: no answer in time.

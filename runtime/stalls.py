@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from runtime.kafka import REQUEST_TIMEOUT_SEC, committed_or_start, consumer
-from runtime.positions import EndOffsets, Place, next_record
+from runtime.positions import PROBING, EndOffsets, Place, next_record
 from runtime.service import CRASHED, Stage
 from runtime.settings import Settings
 from schemas.errors import Outage, TidemillError
@@ -154,8 +154,7 @@ class StallDetector:
     def _prober(self) -> Consumer:
         if self._probe is None:
             # The group's name only to read its offsets: it subscribes to nothing, so it is no member.
-            overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.message.max.bytes": 1024}
-            self._probe = consumer(self._settings, self._group, **overrides)
+            self._probe = consumer(self._settings, self._group, **PROBING)
         return self._probe
 
 

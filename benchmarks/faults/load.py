@@ -78,7 +78,8 @@ class Acknowledged:
     """Where records lie that the broker has acknowledged.
 
     A broker that had taken some before it was killed, and is sent them again, says only that it has them, and not where. But those of a
-    partition are acknowledged in the order in which they lie there.
+    partition are acknowledged in the order in which they lie there. Nor is the timestamp in such an acknowledgement the record's: it is the
+    newest of its batch. So records are given theirs when they are sent.
     """
 
     def __init__(self) -> None:
@@ -218,7 +219,8 @@ class Load:
         for row, value in enumerate(rows.values(seed, first, end), start=first):
             key, kind = key_of[row - first], kinds[row - first]
             headers: Headers | None = [*POISON[kind].headers] if kind != GOOD else None
-            self._produce(self._requests, value, key, self._place(row), headers)
+            ledger.timestamps_ms[row] = at_ms = now_ms()
+            self._produce(self._requests, value, key, self._place(row), at_ms, headers)
         ledger.sent = end
         if first % COMMAND_OF == 0:
             self._command(first // COMMAND_OF)
@@ -232,7 +234,6 @@ class Load:
                 self._failed = error
                 return
             self.ledger.offsets[row] = self._acknowledged.offset(message)
-            self.ledger.timestamps_ms[row] = message.timestamp()[1]
 
         return delivered
 
@@ -264,7 +265,7 @@ class Load:
             about = f'"request_id":"{row}"'
         at_ms = self.base_ms + row + said.at
         value = f'{{"kind":"label","value":"{truth}","feedback_id":"{row}-{said.number}","at_ms":{at_ms},{about}}}'
-        self._produce(self._feedback, value.encode(), key, self._counted)
+        self._produce(self._feedback, value.encode(), key, self._counted, now_ms())
 
     def _send_odd(self, first: int, end: int, key_of: list[int]) -> None:
         """Feedback on nothing, and feedback that is none."""
@@ -273,20 +274,20 @@ class Load:
                 value = (
                     f'{{"kind":"label","value":"yes","feedback_id":"{row}-orphan","request_id":"nobody-{row}"}}'
                 ).encode()
-                self._produce(self._feedback, value, key_of[row - first], self._odd("orphan_feedback", value))
+                self._say_odd(key_of[row - first], "orphan_feedback", value)
             if row % rows.BAD_OF == 0:
                 reason, text = rows.BAD_FEEDBACK[row // rows.BAD_OF % len(rows.BAD_FEEDBACK)]
-                value = text % row
-                self._produce(self._feedback, value, key_of[row - first], self._odd(reason, value))
+                self._say_odd(key_of[row - first], reason, text % row)
 
-    def _odd(self, reason: str, value: bytes) -> Callable[[KafkaError | None, Message], None]:
+    def _say_odd(self, key: int, reason: str, value: bytes) -> None:
+        at_ms = now_ms()
+
         def delivered(error: KafkaError | None, message: Message) -> None:
             offset = self._count(error, message)
             if offset is not None:
-                place = message.partition() or 0, offset
-                self.ledger.odd_feedback[place] = reason, value, message.timestamp()[1]
+                self.ledger.odd_feedback[message.partition() or 0, offset] = reason, value, at_ms
 
-        return delivered
+        self._produce(self._feedback, value, key, delivered, at_ms)
 
     def _command(self, number: int) -> None:
         """A person has a version trained from a file."""
@@ -300,7 +301,7 @@ class Load:
             self._failed = error or self._failed
             self.ledger.commands.append(command.event_id)
 
-        self._put(COMMANDS.name, msgspec.json.encode(command), MODEL.encode(), 0, delivered)
+        self._put(COMMANDS.name, msgspec.json.encode(command), MODEL.encode(), 0, delivered, command.at_ms)
 
     def _counted(self, error: KafkaError | None, message: Message) -> None:
         self._count(error, message)
@@ -323,19 +324,21 @@ class Load:
         )
 
     def _produce(
-        self, topic: str, value: bytes, key: int, delivered: Callable[..., None],
+        self, topic: str, value: bytes, key: int, delivered: Callable[..., None], at_ms: int,
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
-        self._put(topic, value, rows.entity(key), key % PARTITIONS, delivered, headers)
+        self._put(topic, value, rows.entity(key), key % PARTITIONS, delivered, at_ms, headers)
 
     def _put(
-        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., None],
+        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., None], at_ms: int,
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
         self._unacknowledged += 1
         while True:
             try:
-                self._producer.produce(topic, value, key, partition, on_delivery=delivered, headers=headers)
+                self._producer.produce(
+                    topic, value, key, partition, on_delivery=delivered, timestamp=at_ms, headers=headers
+                )
                 return
             except BufferError:
                 self._poll(0.1)

@@ -15,7 +15,9 @@ from benchmarks.faults.rows import MODEL, PARTITIONS
 from benchmarks.faults.world import World, memory_bytes
 from compose.embedded.running import NotRunning
 from runtime.kafka import consumer
+from runtime.positions import PROBING, next_record
 from runtime.settings import Settings
+from schemas.errors import Outage
 from schemas.topics import DEAD_LETTERS, FEEDBACK, OBSERVATIONS, OUTCOMES, REQUESTS
 
 TICK_SEC: Final = 0.1
@@ -34,6 +36,9 @@ READS: Final = {
     "control": {OUTCOMES.name: OUTCOMES.partitions},
 }
 """Stage (and consumer group) → topics with their partitions; of control's those that always flow."""
+
+_QUIET: Final[dict[str, Any]] = {"reconnect.backoff.max.ms": 200, "log_level": 0}
+_PROBING: Final[dict[str, Any]] = {**_QUIET, **PROBING}
 
 Places = dict[tuple[str, int], int]
 
@@ -67,6 +72,9 @@ class Offsets:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients: dict[str, Consumer] = {}
+        self._prober: Consumer | None = None
+        self._before: dict[str, Places] = {}
+        """By stage, as far as it had committed when it was asked last."""
 
     def ends(self, stage: str) -> Places:
         """Where what the stage reads ends now."""
@@ -84,11 +92,29 @@ class Offsets:
         found = self._client(stage).committed(places, timeout=KAFKA_SEC)
         return {(place.topic, place.partition): max(place.offset, 0) for place in found}
 
+    def has_reached(self, stage: str, ends: Places) -> bool:
+        """Whether the stage has committed every record below `ends`.
+
+        A worker's offset never passes the marker of the transaction that it read last, so behind one that stands it is tried what is left.
+        """
+        committed = self.committed(stage)
+        before, self._before[stage] = self._before.get(stage, {}), committed
+        return all(
+            offset >= ends[place]
+            or (before.get(place) == offset and self._is_rest_markers(place, offset, ends[place]))
+            for place, offset in committed.items()
+        )
+
+    def _is_rest_markers(self, place: tuple[str, int], offset: int, end: int) -> bool:
+        if self._prober is None:
+            self._prober = consumer(self._settings, "fault-monitor", **_PROBING)
+        found = next_record(self._prober, place, offset, within_sec=KAFKA_SEC)
+        return (found if isinstance(found, int) else found.offset() or 0) >= end
+
     def _client(self, stage: str) -> Consumer:
         """A client with the group's name only to read its offsets: it subscribes to nothing, so it is no member."""
         if stage not in self._clients:
-            options: dict[str, Any] = {"reconnect.backoff.max.ms": 200, "log_level": 0}
-            self._clients[stage] = consumer(self._settings, stage, **options)
+            self._clients[stage] = consumer(self._settings, stage, **_QUIET)
         return self._clients[stage]
 
     def lags(self, stage: str) -> Places:
@@ -102,11 +128,13 @@ class Offsets:
         """After the broker was away: a client that saw that may wait long before it tries again."""
         self.close()
         self._clients.clear()
+        self._prober = None
 
     def close(self) -> None:
         """Let go."""
-        for client in self._clients.values():
-            client.close()
+        for client in (*self._clients.values(), self._prober):
+            if client is not None:
+                client.close()
 
 
 def wait_caught_up(settings: Settings, stages: tuple[str, ...], deadline_sec: float) -> None:
@@ -186,7 +214,7 @@ class Monitor:
             try:
                 for number, one in pending:
                     self._look(number, one)
-            except KafkaException:
+            except (KafkaException, Outage):
                 self._offsets.forget()
             except NotRunning:
                 continue
@@ -202,8 +230,7 @@ class Monitor:
         if one.targets is None:
             one.targets = {stage: self._offsets.ends(stage) for stage in one.stages}
         for stage in list(one.targets):
-            committed = self._offsets.committed(stage)
-            if all(committed[place] >= end for place, end in one.targets[stage].items()):
+            if self._offsets.has_reached(stage, one.targets[stage]):
                 del one.targets[stage]
                 slowest = stage
         if one.targets:

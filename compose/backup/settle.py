@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, Final
+from typing import Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.positions import PROBING, next_record
 from runtime.settings import Settings
 from schemas.errors import Outage
 from schemas.spec import load_specs
@@ -34,8 +35,7 @@ def settle(settings: Settings, wait_sec: float) -> list[str]:
     """
     deadline = time.monotonic() + wait_sec
     models = list(load_specs(settings.models_dir))
-    overrides: dict[str, Any] = {"enable.partition.eof": True, "fetch.message.max.bytes": 1024}
-    reader = consumer(settings, f"backup-ends-{uuid.uuid4()}", **overrides)
+    reader = consumer(settings, f"backup-ends-{uuid.uuid4()}", **PROBING)
     late = []
     try:
         requests = _ends(
@@ -94,15 +94,8 @@ def _passed(
 def _readable(reader: Consumer, place: TopicPartition, end: int) -> bool:
     """Whether a record stands between the group's place and `end`: there may be nothing but transaction markers."""
     begin = place.offset if place.offset >= 0 else OFFSET_BEGINNING
-    reader.assign([TopicPartition(place.topic, place.partition, begin)])
-    deadline = time.monotonic() + REQUEST_TIMEOUT_SEC
-    while time.monotonic() < deadline:
-        message = reader.poll(POLL_SEC)
-        if message is None or (message.topic(), message.partition()) != (place.topic, place.partition):
-            continue
-        error = message.error()
-        if error is None:
-            return (message.offset() or 0) < end
-        if error.code() == KafkaError._PARTITION_EOF:
-            return False
-    return True
+    try:
+        found = next_record(reader, (place.topic, place.partition), begin, within_sec=REQUEST_TIMEOUT_SEC)
+    except Outage:
+        return True
+    return not isinstance(found, int) and (found.offset() or 0) < end

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
-from runtime.positions import SINK_GROUP, EndOffsets, Ends, Place, next_record
+from runtime.positions import PROBING, SINK_GROUP, EndOffsets, Ends, Place, next_record
 from runtime.service import PROGRESS_LIMIT_SEC
 from runtime.settings import Settings
 from schemas.errors import Outage, TidemillError
@@ -27,11 +27,6 @@ log = logging.getLogger(__name__)
 ASK_EVERY_SEC: Final = 0.1
 LONGEST_GAP_SEC: Final = 1.0
 _PROBE_SEC: Final = 5.0
-_PROBING: Final[dict[str, Any]] = {
-    "enable.partition.eof": True,
-    "fetch.wait.max.ms": 10,
-    "fetch.message.max.bytes": 1024,
-}
 
 
 class SinkProgress(threading.Thread):
@@ -135,6 +130,6 @@ class SinkProgress(threading.Thread):
     def _next_readable(self, place: Place, offset: int) -> int:
         """`offset` if a committed record stands at or after it; else the end as a read-committed reader sees it."""
         if self._prober is None:
-            self._prober = consumer(self._settings, f"probe-{uuid.uuid4()}", **_PROBING)
+            self._prober = consumer(self._settings, f"probe-{uuid.uuid4()}", **PROBING)
         found = next_record(self._prober, place, offset, within_sec=_PROBE_SEC)
         return found if isinstance(found, int) else offset

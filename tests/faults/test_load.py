@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+from typing import Any
+
+import pytest
 from confluent_kafka import Message
 
-from benchmarks.faults.load import Acknowledged
+from benchmarks.faults import load
+from benchmarks.faults.load import BLOCK, Acknowledged
+from runtime.settings import Settings
 
 UNTOLD = -1001
 """As librdkafka has it of a record that the broker had already."""
@@ -31,3 +37,39 @@ def test_a_topic_that_was_made_again_begins_at_its_start_and_others_go_on() -> N
     places.begin_anew("requests.m")
     assert places.offset(Message(topic="requests.m", partition=0, offset=UNTOLD)) == 0
     assert places.offset(Message(topic="feedback.m", partition=0, offset=UNTOLD)) == 7
+
+
+class Batching:
+    """A producer whose broker had every record already: it tells no offset, and the batch's newest timestamp for each."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int, **more: Any) -> None:
+        self.sent.append({"topic": topic, "partition": partition, **more})
+
+    def acknowledge(self) -> None:
+        for each in self.sent:
+            told = Message(
+                topic=each["topic"], partition=each["partition"], offset=UNTOLD, timestamp=(1, 2**41)
+            )
+            each["on_delivery"](None, told)
+
+
+def test_a_record_has_the_timestamp_that_it_was_sent_with_whatever_its_acknowledgement_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sending = Batching()
+    clock = iter(range(1_700_000_000_000, 1_800_000_000_000))
+    monkeypatch.setattr(load, "producer", lambda *_, **__: sending)
+    monkeypatch.setattr(load, "now_ms", lambda: next(clock))
+    made = load.Load(Settings(), 1, 1000.0, "snapshot")
+    made.ledger.generation(uuid.uuid4())
+    made._send_block(0, BLOCK)
+    sending.acknowledge()
+    requests = [each["timestamp"] for each in sending.sent if each["topic"].startswith("requests")]
+    assert made.ledger.timestamps_ms[:BLOCK].tolist() == requests
+    assert len(set(requests)) == BLOCK
+    odd = {each["timestamp"] for each in sending.sent if each["topic"].startswith("feedback")}
+    assert {at_ms for _, _, at_ms in made.ledger.odd_feedback.values()} <= odd
+    assert made.ledger.odd_feedback

@@ -1,8 +1,18 @@
-"""When a process that was ended counts as back."""
+"""When a process that was ended counts as back, and when a stage has caught up."""
+
+import contextlib
+import uuid
 
 import pytest
+from confluent_kafka import TopicPartition
 
-from benchmarks.faults.monitor import is_back
+from benchmarks.faults import monitor
+from benchmarks.faults.monitor import Offsets, is_back
+from compose.embedded.stack import Stack
+from runtime.kafka import admin, consumer, create_topics
+from runtime.transactions import TransactionalProducer
+from schemas.topics import OBSERVATIONS
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -18,3 +28,40 @@ from benchmarks.faults.monitor import is_back
 )
 def test_a_process_is_back_when_another_is_ready(state: str, pid: int | None, ended_pid: int | None, back: bool) -> None:  # fmt: skip
     assert is_back({"state": state, "pid": pid}, ended_pid) is back
+
+
+def test_a_stage_has_caught_up_where_only_a_transactions_marker_is_left(
+    infrastructure: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, group = infrastructure.settings, f"stage-{uuid.uuid4()}"
+    create_topics(admin(settings), [(group, OBSERVATIONS, 1)])
+    monkeypatch.setitem(monitor.READS, group, {group: 1})
+    with contextlib.ExitStack() as closing:
+        offsets, member = Offsets(settings), consumer(settings, group)
+        writer = TransactionalProducer(settings, group)
+        for each in (offsets, member, writer):
+            closing.callback(each.close)
+
+        def write(end: int) -> None:
+            writer.begin()
+            writer.produce(group, b"a record")
+            writer.commit()
+            # The marker is written after the commit was answered.
+            until(lambda: offsets.ends(group) == {(group, 0): end}, f"{group} ends at {end}")
+
+        def commit(offset: int) -> None:
+            member.commit(offsets=[TopicPartition(group, 0, offset)], asynchronous=False)
+
+        def has_reached() -> bool:
+            """In the second of two looks: in the first nobody knows that the stage stands."""
+            ends = offsets.ends(group)
+            return [offsets.has_reached(group, ends) for _ in range(2)][-1]
+
+        write(2)
+        assert not has_reached()
+        commit(1)
+        assert has_reached()
+        write(4)
+        assert not has_reached()
+        commit(3)
+        assert has_reached()

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from compose.embedded.stack import Stack
 from runtime import positions
 from runtime.kafka import admin, consumer, create_topics
-from runtime.positions import EndOffsets, Place, next_record
+from runtime.positions import PROBING, EndOffsets, Place, next_record
 from runtime.reader import TopicReader
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
@@ -45,8 +45,7 @@ def writer(settings: Settings) -> Iterator[TransactionalProducer]:
 
 @pytest.fixture
 def prober(settings: Settings) -> Iterator[Consumer]:
-    overrides: dict[str, Any] = {"enable.partition.eof": True}
-    made = consumer(settings, f"test-{uuid.uuid4()}", **overrides)
+    made = consumer(settings, f"test-{uuid.uuid4()}", **PROBING)
     yield made
     made.close()
 
