@@ -22,11 +22,17 @@ CHECKS: Sequence[tuple[str, Sequence[str]]] = (
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--fast", is_flag=True, help="Leave out the tests that start the embedded stack.")
+@click.option(
+    "--fast",
+    "which",
+    flag_value="not stack and not nightly",
+    help="Leave out the tests that start the embedded stack.",
+)
+@click.option("--nightly", "which", flag_value="", help="Run the tests that take too long for CI, too.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def test(fast: bool, pytest_arguments: tuple[str, ...]) -> None:
+def test(which: str | None, pytest_arguments: tuple[str, ...]) -> None:
     """Run linters, the type checker and the tests. What follows `--` goes to pytest."""
-    pytest = [str(BIN / "pytest"), *(("-m", "not stack") if fast else ()), *pytest_arguments]
+    pytest = [str(BIN / "pytest"), *(() if which is None else ("-m", which)), *pytest_arguments]
     failed = [name for name, command in CHECKS if not passes(name, command)]
     passed = passes("pytest", pytest, quiet_end=not failed)
     if failed:
