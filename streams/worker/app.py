@@ -27,7 +27,7 @@ from faust.types import TP
 from runtime.kafka import SESSION_TIMEOUT_MS
 from runtime.service import Stop
 from runtime.settings import Settings
-from schemas.errors import Outage
+from schemas.errors import Outage, TidemillError
 from schemas.topics import OBSERVATIONS, OUTCOMES, PARTIALS
 from streams.worker.state import RETRY_SEC, Processor, SourcePartition
 
@@ -166,12 +166,18 @@ class Worker:
                 return  # it came before its partition went elsewhere, where it is read again
             source = self.sources.get(place)
             if source is None:
-                source = self.sources[place] = await self._opened(place)
+                source = self.sources[place] = await self._opened(place, offset)
             source.apply(offset, value or b"")
             if source.processor.size >= SAVE_AT_RECORDS:
                 await self._save(source)
 
-    async def _opened(self, place: tuple[str, int]) -> SourcePartition:
+    async def _opened(self, place: tuple[str, int], offset: int) -> SourcePartition:
+        """The source, whose first event is the one at `offset`.
+
+        Raises:
+            TidemillError: there are events before that one. Faust goes on behind what it handed over in a rebalance, when nobody took it;
+                a new process begins at the offset that the group has committed.
+        """
         topic, partition = place
         while True:
             source = SourcePartition(
@@ -179,11 +185,18 @@ class Worker:
             )
             try:
                 await self._in_thread(source.open)
+                passes_over = await self._in_thread(source.passes_over, offset)
             except Outage as error:
                 log.warning("%s-%d: %s", topic, partition, error)
                 await asyncio.sleep(RETRY_SEC)
             else:
-                return source
+                break
+        if passes_over:
+            await self._in_thread(source.close)
+            raise TidemillError(
+                f"{topic}:{partition}: was handed offset {offset} after {source.next_offset}, and there are events between: starting anew"
+            )
+        return source
 
     async def _save_by_timer(self) -> None:
         shortest, longest = SAVE_EVERY_SEC

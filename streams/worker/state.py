@@ -18,8 +18,11 @@ import logging
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
+from confluent_kafka import KafkaException
 
 from runtime.compacted import CompactedTopic
+from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.positions import PROBING, next_record
 from runtime.service import Stop
 from runtime.settings import Settings
 from runtime.telemetry import counter
@@ -117,6 +120,25 @@ class SourcePartition:
             saved = msgspec.msgpack.decode(own, type=_Saved)
             self.next_offset = self.saved_offset = saved.next_offset
             self.processor.restore(saved.own, entries)
+
+    def passes_over(self, offset: int) -> bool:
+        """Whether an event lies between the state and the one at `offset`. Markers and aborted records do not count, so offsets alone do not tell.
+
+        Raises:
+            Outage: Kafka is away.
+        """
+        if offset <= self.next_offset:
+            return False
+        client = consumer(self._settings, f"look-{self._key}", **PROBING)
+        try:
+            first = next_record(
+                client, (self.topic, self.partition), self.next_offset, within_sec=REQUEST_TIMEOUT_SEC
+            )
+        except KafkaException as error:
+            raise Outage(f"{self._key}: {error.args[0].str()}") from error
+        finally:
+            client.close()
+        return not isinstance(first, int) and (first.offset() or 0) < offset
 
     def apply(self, offset: int, value: bytes) -> None:
         """Apply an event, unless its effect is in the state already."""

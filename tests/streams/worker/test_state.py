@@ -14,7 +14,7 @@ from runtime.kafka import admin, create_topics
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Fenced
-from schemas.topics import ROUTES
+from schemas.topics import OBSERVATIONS, ROUTES
 from streams.worker.state import Drained, Record, SourcePartition
 from tests.reader import Reader
 
@@ -114,6 +114,25 @@ def test_a_successor_goes_on_from_the_save_and_skips_what_is_in_it(place: Place)
         second.apply(offset, value)
     save(second)
     assert place.outputs(2) == [b"6", b"10"]
+
+
+def test_an_event_that_was_passed_over_is_told_from_a_transactions_marker(place: Place) -> None:
+    topic = f"passed-{uuid.uuid4()}"
+    create_topics(admin(place.settings), [(topic, OBSERVATIONS, 1)])
+    writer = TransactionalProducer(place.settings, topic)
+    try:
+        for _ in range(3):
+            writer.begin()
+            writer.produce(topic, b"an event", partition=0)
+            writer.commit()
+    finally:
+        writer.close()
+    # Events lie at 0, 2 and 4, between markers.
+    partition = SourcePartition(place.settings, Adder(place.name, place.name), topic, 0, threading.Event())
+    found = {}
+    for partition.next_offset in (0, 1, 3):
+        found[partition.next_offset] = [partition.passes_over(offset) for offset in (0, 2, 4)]
+    assert found == {0: [False, True, True], 1: [False, False, True], 3: [False, False, False]}
 
 
 def test_a_worker_that_lost_the_partition_is_fenced_and_leaves_no_trace(place: Place) -> None:
