@@ -101,11 +101,11 @@ class Offsets:
         before, self._before[stage] = self._before.get(stage, {}), committed
         return all(
             offset >= ends[place]
-            or (before.get(place) == offset and self._is_rest_markers(place, offset, ends[place]))
+            or (before.get(place) == offset and self._only_markers_left(place, offset, ends[place]))
             for place, offset in committed.items()
         )
 
-    def _is_rest_markers(self, place: tuple[str, int], offset: int, end: int) -> bool:
+    def _only_markers_left(self, place: tuple[str, int], offset: int, end: int) -> bool:
         if self._prober is None:
             self._prober = consumer(self._settings, "fault-monitor", **_PROBING)
         found = next_record(self._prober, place, offset, within_sec=KAFKA_SEC)

@@ -1,13 +1,15 @@
 """The Faust app: three topics in, one event a micro-batch; assignment, back pressure and the timer that saves.
 
 Faust gives group membership, streams and rebalancing. Its own acknowledgement is off (`acks=False`): offsets are committed after a
-save, as the save says. Five of its hazards are closed here:
+save, as the save says. Six of its hazards are closed here:
 
 * it reads uncommitted records unless it runs in exactly-once mode: `_Thread` makes the consumer read-committed;
 * its commits crawl over transaction markers, each a gap: we commit the saved offset itself;
 * an agent that raises goes on with the next event: here an error ends the service, since a skipped event would be lost;
 * a killed worker's partitions stay idle for the session's time-out: membership is static, a restart within it moves nothing;
-* it creates topics of its own: both switches are off.
+* it creates topics of its own: both switches are off;
+* after a rebalance the first event of a partition need not be the one that follows what was saved: that is looked at, and if one was
+  passed over the process begins anew.
 """
 
 from __future__ import annotations
@@ -175,8 +177,7 @@ class Worker:
         """The source, whose first event is the one at `offset`.
 
         Raises:
-            TidemillError: there are events before that one. Faust goes on behind what it handed over in a rebalance, when nobody took it;
-                a new process begins at the offset that the group has committed.
+            TidemillError: there are events before that one. A new process begins at the offset that the group has committed.
         """
         topic, partition = place
         while True:
@@ -185,18 +186,17 @@ class Worker:
             )
             try:
                 await self._in_thread(source.open)
-                passes_over = await self._in_thread(source.passes_over, offset)
+                if not await self._in_thread(source.passes_over, offset):
+                    return source
             except Outage as error:
                 log.warning("%s-%d: %s", topic, partition, error)
+                await self._in_thread(source.close)
                 await asyncio.sleep(RETRY_SEC)
             else:
-                break
-        if passes_over:
-            await self._in_thread(source.close)
-            raise TidemillError(
-                f"{topic}:{partition}: was handed offset {offset} after {source.next_offset}, and there are events between: starting anew"
-            )
-        return source
+                await self._in_thread(source.close)
+                raise TidemillError(
+                    f"{topic}:{partition}: was handed offset {offset} after {source.next_offset}, and there are events between: starting anew"
+                )
 
     async def _save_by_timer(self) -> None:
         shortest, longest = SAVE_EVERY_SEC

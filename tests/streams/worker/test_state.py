@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,8 +15,9 @@ from compose.embedded.stack import Stack
 from runtime.kafka import admin, create_topics
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
-from schemas.errors import Fenced
+from schemas.errors import Fenced, TidemillError
 from schemas.topics import OBSERVATIONS, ROUTES
+from streams.worker.app import Worker
 from streams.worker.state import Drained, Record, SourcePartition
 from tests.reader import Reader
 
@@ -116,7 +119,9 @@ def test_a_successor_goes_on_from_the_save_and_skips_what_is_in_it(place: Place)
     assert place.outputs(2) == [b"6", b"10"]
 
 
-def test_an_event_that_was_passed_over_is_told_from_a_transactions_marker(place: Place) -> None:
+def test_an_event_that_was_passed_over_is_told_from_a_marker_and_ends_the_worker(
+    place: Place, tmp_path: Path
+) -> None:
     topic = f"passed-{uuid.uuid4()}"
     create_topics(admin(place.settings), [(topic, OBSERVATIONS, 1)])
     writer = TransactionalProducer(place.settings, topic)
@@ -133,6 +138,22 @@ def test_an_event_that_was_passed_over_is_told_from_a_transactions_marker(place:
     for partition.next_offset in (0, 1, 3):
         found[partition.next_offset] = [partition.passes_over(offset) for offset in (0, 2, 4)]
     assert found == {0: [False, True, True], 1: [False, False, True], 3: [False, False, False]}
+
+    async def handed(offset: int) -> int:
+        """To a worker that has just been given the partition: how far it is then."""
+        worker = Worker(place.settings, lambda *_: Adder(place.name, place.name), threading.Event(), tmp_path)
+        worker.assigned.add((topic, 0))
+        try:
+            await worker._handle((topic, 0), offset, b"1")
+            return worker.sources[topic, 0].next_offset
+        finally:
+            for source in worker.sources.values():
+                source.close()
+            worker._threads.shutdown()
+
+    assert asyncio.run(handed(0)) == 1
+    with pytest.raises(TidemillError, match="handed offset 2 after 0"):
+        asyncio.run(handed(2))
 
 
 def test_a_worker_that_lost_the_partition_is_fenced_and_leaves_no_trace(place: Place) -> None:
