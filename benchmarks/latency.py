@@ -42,12 +42,14 @@ SEC: Final = 10.0
 QUICK_SEC: Final = 4.0
 TURNS: Final = 3
 WARM_SEC: Final = 3.0
+BROKER_WARM_SEC: Final = 15.0
+"""At `COMPARED`, once: until the broker's JVM has compiled what it does often, a transaction takes it two to three times as long."""
 ECHO: Final = "bench-echo"
 """Its topic of answers, its group, and its transactional id."""
 ECHO_BYTES: Final = 160
 READ_PER_SEC: Final = 5000
 """Of more answers than this in a second, the reader looks at a part: its own work would be what is measured."""
-HIGHEST_ROWS: Final = 200_000
+HIGHEST_ROWS: Final = 600_000
 PERCENTS: Final = (50, 90, 99, 99.9)
 
 Found = dict[tuple[str, float], list[Histogram]]
@@ -103,6 +105,9 @@ def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
                         rates.append(round(highest / 2, -2))
                 # What the echo was asked in the turn before.
                 wait_caught_up(at.settings, GATEWAY_GROUP, requests)
+                if turn == 1:
+                    progress(f"warming up the broker at {COMPARED:,.0f}/s")
+                    _through(at, pool, COMPARED, BROKER_WARM_SEC, PREDICTIONS.for_model(MODEL))
                 for rate in rates:
                     progress(f"ours at {rate:,.0f}/s")
                     add("ours", rate, _through(at, pool, rate, sec, PREDICTIONS.for_model(MODEL)))

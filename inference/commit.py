@@ -1,4 +1,8 @@
-"""Commit: one Kafka transaction over predictions, observations, dead letters and consumed offsets. Runs in a thread of its own."""
+"""Commit: one Kafka transaction over predictions, observations, dead letters and consumed offsets. Runs in a thread of its own.
+
+The offsets go first. While the broker still writes the markers of the transaction before, it takes nothing of the next: librdkafka asks
+again for offsets after `retry.backoff.ms`, and for partitions after 20 ms, whatever it is told.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from confluent_kafka import TopicPartition
 
 from inference.limits import Tally, advance, encode_tally
 from inference.model import Model
-from inference.progress import Assignment, Progress, Slice
+from inference.progress import Assignment, Output, Progress, Slice
 from inference.source import GROUP, Source
 from runtime import telemetry
 from runtime.clock import Clock
@@ -25,7 +29,7 @@ TRANSACTION_ROWS: Final = 16_384
 
 
 class Committer:
-    """Commits what is complete. The order: begin, outputs in the order of their offsets, offsets, commit, and only then forget."""
+    """Commits what is complete. The order: begin, offsets, outputs in the order of their offsets, commit, and only then forget."""
 
     def __init__(
         self,
@@ -63,9 +67,8 @@ class Committer:
             counts = telemetry.counter("tidemill_transactions_total")
             try:
                 self._producer.begin()
-                for piece in slices:
-                    self._produce(piece)
                 self._producer.send_offsets(_offsets(slices), self._source.group_metadata)
+                self._produce(slices)
                 with telemetry.histogram("tidemill_commit_seconds").labels("gateway").time():
                     self._producer.commit()
             except TransactionLost:
@@ -117,28 +120,37 @@ class Committer:
                 kept.append(piece)
         return kept
 
-    def _produce(self, piece: Slice) -> None:
-        output = piece.output
-        if output is None:
-            raise AssertionError("an incomplete slice was chosen")
-        assignment, produce = piece.assignment, self._producer.produce
-        model = self._models[assignment.topic]
-        topic, partition, headers = model.predictions, assignment.partition, output.headers
-        if headers:
-            for index, (value, key) in enumerate(zip(output.predictions, output.keys, strict=True)):
-                produce(topic, value, key, headers.get(index), partition)
+    def _produce(self, slices: list[Slice]) -> None:
+        """One answer of each partition first: librdkafka registers with the transaction what partitions it has heard of, and those that come
+        while it waits for the broker's answer have to wait for one of their own."""
+        heads = {piece.assignment: piece for piece in reversed(slices)}
+        for piece in heads.values():
+            self._answer(piece, 0, 1)
+        for piece in slices:
+            output, assignment = _complete(piece), piece.assignment
+            self._answer(piece, 1 if heads[assignment] is piece else 0, None)
+            for letter in output.dead_letters:
+                produce_dead_letter(
+                    self._producer, letter.message, letter.rejection, stage="gateway",
+                    model=self._models[assignment.topic].spec.name,
+                    topic_id=assignment.topic_id, now_ms=self._clock(), origin=letter.origin,
+                )  # fmt: skip
+            self._producer.poll()
+
+    def _answer(self, piece: Slice, start: int, end: int | None) -> None:
+        """Write a slice's predictions and observations, of each kind those from `start` to `end`."""
+        output, assignment, produce = _complete(piece), piece.assignment, self._producer.produce
+        topic, partition = self._models[assignment.topic].predictions, assignment.partition
+        predictions, keys = output.predictions[start:end], output.keys[start:end]
+        if output.headers:
+            for index, (value, key) in enumerate(zip(predictions, keys, strict=True), start):
+                produce(topic, value, key, output.headers.get(index), partition)
         else:
-            self._producer.produce_run(topic, output.predictions, output.keys, partition)
+            self._producer.produce_run(topic, predictions, keys, partition)
         source = f"{assignment.topic}:{partition}"
         home = self._producer.home(OBSERVATIONS.name, source)
-        for value in output.observations:
+        for value in output.observations[start:end]:
             produce(OBSERVATIONS.name, value, source.encode(), output.observation_headers, home)
-        for letter in output.dead_letters:
-            produce_dead_letter(
-                self._producer, letter.message, letter.rejection, stage="gateway", model=model.spec.name,
-                topic_id=assignment.topic_id, now_ms=self._clock(), origin=letter.origin,
-            )  # fmt: skip
-        self._producer.poll()
 
     def _count(self, piece: Slice) -> None:
         if piece.output is None:
@@ -154,6 +166,12 @@ class Committer:
     def close(self) -> None:
         """Abort what is open."""
         self._producer.close()
+
+
+def _complete(piece: Slice) -> Output:
+    if piece.output is None:
+        raise AssertionError("an incomplete slice was chosen")
+    return piece.output
 
 
 def encode_metadata(piece: Slice) -> str:

@@ -1,6 +1,6 @@
 """`python -m training [LANE]`: retrain orders in, candidates out, one order at a time in each lane.
 
-Updates and majors are two lanes (`LANES`), each a process with a consumer group and a transactional id of its own: an update, due within
+Updates and majors are two lanes (`lanes.LANES`), each a process with a consumer group and a transactional id of its own: an update, due within
 the second, does not wait for a major that takes minutes. A lane passes over what is the other's.
 
 1. An order is polled and trained on another thread; if that takes long, this one pauses the partition and goes on polling, so that
@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
@@ -37,23 +36,17 @@ from runtime.stalls import StallDetector, Stalled, StallGuard, positions_of
 from runtime.telemetry import counter, gauge, histogram
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Outage, Rejection
-from schemas.events import Candidate, Retrain, RetrainKind
+from schemas.events import Candidate, Retrain
 from schemas.topics import CANDIDATES, RETRAINS
 from training.answered import answered, identity
 from training.fit import Step, warm_up
+from training.lanes import LANES, UPDATES
 from training.tail import Tail
 from training.trainer import Trainer
 from warehouse.client import Refused, connect
 
 log = logging.getLogger(__name__)
 
-UPDATES: Final = "training"
-MAJORS: Final = "majors"
-LANES: Final[Mapping[str, frozenset[RetrainKind]]] = {
-    UPDATES: frozenset({"update"}),
-    MAJORS: frozenset({"initial", "major"}),
-}
-"""Consumer group, and service of the same name → the orders that it takes."""
 _POLL_SEC: Final = 0.2
 _KEEP_POLLING_SEC: Final = 0.5
 _RETRY_SEC: Final = 1.0
@@ -61,7 +54,7 @@ _PASS_SEC: Final = 1.0
 """So often, at most, the offset behind orders of the other lane is committed by itself."""
 
 
-def main(settings: Settings, health: Health, stop: Stop, lane: str = UPDATES) -> None:
+def serve(settings: Settings, health: Health, stop: Stop, lane: str = UPDATES) -> None:
     """Train the orders of `lane` until told to stop; after an outage, a lost transaction or a consumer that stands still begin again from the
     committed offset, with other clients.
 

@@ -213,6 +213,11 @@ class Labels:
         producer = self._producer
         started_sec = time.monotonic()
         producer.begin()
+        moved = [
+            TopicPartition(*place, offset) for place, offset in places.items() if offset != self._next[place]
+        ]
+        if moved:
+            producer.send_offsets(moved, metadata)  # first: see `inference.commit`
         for source, value in output.outcomes:
             home = producer.home(OUTCOMES.name, source)
             producer.produce(OUTCOMES.name, value, source.encode(), partition=home)
@@ -225,11 +230,6 @@ class Labels:
                 stage=NAME, model=model, topic_id=self._stage.topic_ids[received.topic], now_ms=self._joined_ms,
                 origin=known_origin(received, model),
             )  # fmt: skip
-        moved = [
-            TopicPartition(*place, offset) for place, offset in places.items() if offset != self._next[place]
-        ]
-        if moved:
-            producer.send_offsets(moved, metadata)
         producer.commit()
         counter("tidemill_transactions_total").labels(NAME, "committed").inc()
         histogram("tidemill_commit_seconds").labels(NAME).observe(time.monotonic() - started_sec)

@@ -26,8 +26,9 @@ from tests.reader import Reader
 from tests.services import Service, service
 from tests.training.toys import MODULE, first_version, order, rows, write_model
 from tests.waiting import until
+from training.lanes import MAJORS, UPDATES
 from training.rows import write_snapshot
-from training.service import MAJORS, UPDATES, main
+from training.service import serve
 
 
 class Bench:
@@ -43,7 +44,7 @@ class Bench:
     def start(self, *lanes: str) -> None:
         self._stop = Stop()
         for lane in lanes or (UPDATES, MAJORS):
-            thread = threading.Thread(target=main, args=(self.settings, Health(lane), self._stop, lane))
+            thread = threading.Thread(target=serve, args=(self.settings, Health(lane), self._stop, lane))
             thread.start()
             self._threads.append(thread)
 

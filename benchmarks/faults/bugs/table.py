@@ -131,6 +131,9 @@ BUGS: Final[dict[str, Bug]] = {
     "state_without_offset": Bug(
         ("worker",), "state is saved without the offset that it reaches to", ("metrics_mismatch",), _KILLED_WORKERS
     ),
+    "first_event_dropped": Bug(
+        ("worker",), "the first event of a partition that is taken over is dropped", ("metrics_mismatch",), _KILLED_WORKERS
+    ),
     "outputs_before_state": Bug(
         ("worker",), "outputs are one transaction, state and offset another", ("metrics_mismatch",),
         (Hit("delay", "worker-kafka", 8.0, 24.0), *_KILLED_WORKERS),
