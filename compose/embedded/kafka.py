@@ -193,5 +193,8 @@ class KafkaProbe:
         self._consumer.assign(delivered)
         message = self._consumer.poll(4)
         if message is None or message.error() or message.value() != sent:
+            # A consumer that saw the broker go may never fetch again, though all is well: not to be asked a second time.
+            self._consumer.close()
+            del self._consumer
             raise NotReady("a record that was acknowledged could not be read back within 4 s")
         return {"topics": len(topics)}

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import sysconfig
+import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,11 @@ WriteRepository = Callable[[Path], Sequence[str]]
 STUB_DIED = "Stub process"
 """How the server begins to say that a stub died, unlike a model whose code raised."""
 LOAD_TIMEOUT_SEC = 30
+STUBLESS_SEC = 20.0
+"""A server that does not listen yet and has been without a stub for so long waits for one that died under it, and will for ever."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Triton:
     """The server as a process. `write_repository` fills the model repository before each start and returns the models' names."""
 
@@ -34,12 +37,18 @@ class Triton:
     metrics_port: int
     repository_dir: Path
     write_repository: WriteRepository
+    clock: Callable[[], float] = time.monotonic
     models: list[str] = field(default_factory=list)
     """Filled by `start`: what the probe waits for."""
+    _seen: set[str] = field(default_factory=set)
+    """Models whose stub was seen alive since the start."""
+    _stubless_since: float | None = None
 
     def start(self) -> Start:
         self.repository_dir.mkdir(parents=True, exist_ok=True)
         self._remove_stale_memory()
+        self._seen.clear()
+        self._stubless_since = None
         self.models[:] = self.write_repository(self.repository_dir)
         server = parts.path("tritonserver") / "pytriton" / "tritonserver"
         argv = [
@@ -86,8 +95,13 @@ class Triton:
     def ready(self) -> Mapping[str, Any]:
         """Every model is loaded. That a version answers rightly is the golden inference of gateway and control."""
         url = f"http://{self.host}:{self.http_port}/v2/repository/index"
-        with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=3) as answer:
-            index = {model["name"]: model for model in json.load(answer)}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=3) as answer:
+                index = {model["name"]: model for model in json.load(answer)}
+        except OSError:
+            # It listens once every model is loaded, or could not be.
+            self._look_for_stubs()
+            raise
         for name in self.models:
             model = index.get(name, {})
             if model.get("state") != "READY":
@@ -100,6 +114,21 @@ class Triton:
             # The server goes on saying that it is ready, and never starts a stub again.
             raise Broken(f"the Python stub of {', '.join(dead)} is dead")
         return {"models": list(self.models)}
+
+    def _look_for_stubs(self) -> None:
+        """Raises `Broken` if one that was there has been gone, or none been there, for `STUBLESS_SEC`."""
+        living = self._living() & set(self.models)
+        gone = self._seen - living
+        self._seen |= living
+        if living and not gone:
+            self._stubless_since = None
+            return
+        now = self.clock()
+        if self._stubless_since is None:
+            self._stubless_since = now
+        if now >= self._stubless_since + STUBLESS_SEC:
+            who = ", ".join(sorted(gone)) or "every model"
+            raise Broken(f"the Python stub of {who} died while it was loaded")
 
     def _load(self, name: str) -> None:
         """Load a model again whose stub was killed while it was loaded: the server does not, and the other models go on meanwhile."""
