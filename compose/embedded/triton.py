@@ -23,8 +23,10 @@ WriteRepository = Callable[[Path], Sequence[str]]
 STUB_DIED = "Stub process"
 """How the server begins to say that a stub died, unlike a model whose code raised."""
 LOAD_TIMEOUT_SEC = 30
+STUB_GONE_SEC = 7.0
 STUBLESS_SEC = 20.0
-"""A server that does not listen yet and has been without a stub for so long waits for one that died under it, and will for ever."""
+"""A server that does not listen yet and has been without a stub that was there, or without any, for so long waits for one that died under
+it, and will for ever. Most deaths it notices by itself, after 5 s, and listens."""
 
 
 @dataclass
@@ -116,7 +118,7 @@ class Triton:
         return {"models": list(self.models)}
 
     def _look_for_stubs(self) -> None:
-        """Raises `Broken` if one that was there has been gone, or none been there, for `STUBLESS_SEC`."""
+        """Raises `Broken` if one that was there has been gone, or none been there, for too long."""
         living = self._living() & set(self.models)
         gone = self._seen - living
         self._seen |= living
@@ -126,7 +128,7 @@ class Triton:
         now = self.clock()
         if self._stubless_since is None:
             self._stubless_since = now
-        if now >= self._stubless_since + STUBLESS_SEC:
+        if now >= self._stubless_since + (STUB_GONE_SEC if gone else STUBLESS_SEC):
             who = ", ".join(sorted(gone)) or "every model"
             raise Broken(f"the Python stub of {who} died while it was loaded")
 

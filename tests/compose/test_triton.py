@@ -12,7 +12,7 @@ import pytest
 
 from compose.embedded.ports import free_ports
 from compose.embedded.process import Broken, dying_with_parent
-from compose.embedded.triton import STUBLESS_SEC, Triton
+from compose.embedded.triton import STUB_GONE_SEC, STUBLESS_SEC, Triton
 
 
 class Loading:
@@ -64,7 +64,7 @@ def test_a_stub_that_is_gone_while_the_server_does_not_listen_is_missed_after_a_
     with pytest.raises(URLError):
         loading.after(0.0)
     with pytest.raises(URLError):
-        loading.after(STUBLESS_SEC - 1)
+        loading.after(STUB_GONE_SEC - 1)
     with pytest.raises(Broken, match="stub of second died"):
         loading.after(1.0)
     loading.triton.start()

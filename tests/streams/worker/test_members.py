@@ -100,8 +100,9 @@ def test_a_worker_stopped_past_its_session_and_a_storm_of_rebalances_count_each_
         first.process.send_signal(signal.SIGCONT)
         storm.write(OBSERVATIONS.partitions)
         second.restart()
-        storm.write_until(lambda: has_work(second), "the second is back")
+        storm.write(OBSERVATIONS.partitions)
         storm.leave(third)
+        storm.write_until(lambda: has_work(second), "the second has partitions again")
         storm.write(OBSERVATIONS.partitions)
         storm.wait_counted()
 
