@@ -1,9 +1,20 @@
-"""Slices are committed as they come back, whether or not those before them have: their offset covers what is still under way."""
+"""Slices are committed as they come back, whether or not those before them have: their offset covers what is still under way.
+
+Micro-batches come back in order where none is slower than the next: now and then a call takes long, which is no fault.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from itertools import count
+from typing import Any, Final
+
 from benchmarks.faults.bugs import replace
 from inference.progress import Progress, Slice
+from inference.triton import Triton
+
+EVERY: Final = 20
+SLOW_SEC: Final = 0.5
 
 
 def apply() -> None:
@@ -26,5 +37,12 @@ def apply() -> None:
                 pending.appendleft(piece)
                 original(self, [piece])
 
+    async def now_and_then_slow(self: Triton, *arguments: Any, **named: Any) -> Any:
+        if next(number) % EVERY == 0:
+            await asyncio.sleep(SLOW_SEC)
+        return await infer(self, *arguments, **named)
+
+    number = count(1)
+    infer = replace(Triton, "infer", now_and_then_slow)
     replace(Progress, "completed", completed)
     original = replace(Progress, "confirm", confirm)
