@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from confluent_kafka import KafkaException
+
 from benchmarks.faults.bugs import replace
 from inference import commit
-from runtime.transactions import TransactionalProducer
+from runtime.transactions import TransactionalProducer, TransactionLost
 
 
 def apply() -> None:
@@ -15,7 +17,10 @@ def apply() -> None:
     def commit_offsets_first(self: Any) -> int:
         slices = self._progress.completed(commit.TRANSACTION_ROWS)
         if slices:
-            self._source._client.commit(offsets=commit._offsets(slices), asynchronous=False)
+            try:
+                self._source._client.commit(offsets=commit._offsets(slices), asynchronous=False)
+            except KafkaException as error:
+                raise TransactionLost(f"offsets not committed: {error.args[0].str()}") from error
         return int(original(self))
 
     def no_offsets(_self: Any, _places: object, _metadata: object) -> None:
