@@ -119,7 +119,7 @@ def command(
             shutil.rmtree(folder, ignore_errors=True)
         else:
             run.write_faults()
-            say(f"data, logs and faults.json are kept in {folder}")
+            say(f"data, logs, faults.json and, if a stage stood still, processes.json are kept in {folder}")
     click.echo(json.dumps(found) if as_json else "\n".join(report.lines(found)))
     sys.exit(0 if found["ok"] else 1)
 
@@ -210,7 +210,7 @@ class Run:
             load.check()
 
     def _quiet(self, world: World, load: Load) -> list[str]:
-        """Wait until all that was sent is through; what is not by then is a problem of its own, told with what the processes say."""
+        """Wait until all that was sent is through; what is not by then is a problem of its own. What the processes say then is kept."""
         say("quiet: waiting for the stages to catch up")
         self._given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         settings, patience = world.settings, self._patience
@@ -226,7 +226,8 @@ class Run:
             wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
             world.wait_whole(self._patience.quiet_sec)
         except TimeoutError as error:
-            return [str(error), *(json.dumps(row) for row in world.status().values())]
+            (self._folder / "processes.json").write_text(json.dumps(list(world.status().values()), indent=1))
+            return [str(error)]
         finally:
             client.close()
         return []

@@ -150,6 +150,5 @@ def _without(control: dict[str, Any]) -> str:
 
 def _line(verdict: Verdict) -> str:
     figures = ", ".join(f"{name} {count:,}" for name, count in verdict.figures.items()) or "nothing"
-    # What the processes said of themselves is in `--json`.
-    problems = "".join(f"; {problem}" for problem in verdict.problems if not problem.startswith("{"))
+    problems = "".join(f"; {problem}" for problem in verdict.problems)
     return f"{'caught    ' if verdict.caught else 'NOT CAUGHT'}  {verdict.bug:28} {figures}{problems}"

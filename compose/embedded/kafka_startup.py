@@ -37,7 +37,7 @@ def make(say: Callable[[str], None]) -> None:
     cache = parts.path("kafka") / STARTUP_CACHE
     if cache.exists():
         return
-    say("Making the broker's start-up cache")
+    say("Making the broker's start-up cache (half a minute)")
     try:
         _record(cache)
     except (NotReady, OSError, KafkaException, subprocess.TimeoutExpired) as error:

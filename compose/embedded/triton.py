@@ -24,9 +24,9 @@ STUB_DIED = "Stub process"
 """How the server begins to say that a stub died, unlike a model whose code raised."""
 LOAD_TIMEOUT_SEC = 30
 STUB_GONE_SEC = 7.0
-STUBLESS_SEC = 20.0
-"""A server that does not listen yet and has been without a stub that was there, or without any, for so long waits for one that died under
-it, and will for ever. Most deaths it notices by itself, after 5 s, and listens."""
+"""A server that does not listen yet, and whose stub has been gone for so long, waits for it for ever. Most deaths it notices after 5 s."""
+STUBLESS_SEC = 60.0
+"""As long, one that has had no stub yet: on a cold disk the server itself takes a while to begin."""
 
 
 @dataclass

@@ -177,7 +177,7 @@ class Worker:
         """The source, whose first event is the one at `offset`.
 
         Raises:
-            TidemillError: there are events before that one. A new process begins at the offset that the group has committed.
+            TidemillError: there are events before that one. The group's offset is where the state ends now, and there a new process begins.
         """
         topic, partition = place
         while True:
@@ -194,6 +194,7 @@ class Worker:
                 await asyncio.sleep(RETRY_SEC)
             else:
                 await self._in_thread(source.close)
+                await self._commit(source, source.next_offset)
                 raise TidemillError(
                     f"{topic}:{partition}: was handed offset {offset} after {source.next_offset}, and there are events between: starting anew"
                 )
@@ -219,8 +220,12 @@ class Worker:
         if save is None:
             return
         await self._in_thread(source.write, save)
+        await self._commit(source, save.next_offset)
+
+    async def _commit(self, source: SourcePartition, next_offset: int) -> None:
+        """Tell the group."""
         consumer: Any = self._app.consumer
-        await consumer._commit({TP(source.topic, source.partition): save.next_offset})
+        await consumer._commit({TP(source.topic, source.partition): next_offset})
 
     async def _release(self, places: set[tuple[str, int]]) -> None:
         """Save and let go of these partitions, which go elsewhere."""

@@ -19,7 +19,7 @@ def apply() -> None:
         return False
 
     def dropping(self: SourcePartition, offset: int, value: bytes) -> None:
-        if self.next_offset and offset >= self.next_offset and self not in begun:
+        if offset >= self.next_offset and self not in begun:
             begun.add(self)
             return
         original(self, offset, value)
@@ -27,7 +27,7 @@ def apply() -> None:
     def opened(self: Any) -> None:
         open_(self)
         if not self.next_offset:
-            begun.add(self)  # there was no state: it is the first of all that has it
+            begun.add(self)  # there was no state: nobody had it before
 
     replace(SourcePartition, "passes_over", nothing_passed_over)
     original = replace(SourcePartition, "apply", dropping)

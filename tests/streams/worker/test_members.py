@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from compose.embedded.stack import Stack
+from runtime.service import FENCED
 from schemas.topics import OBSERVATIONS
 from tests.services import Service
 from tests.streams.worker.batches import EPOCH_MS, features, observations
@@ -78,7 +79,10 @@ class Storm:
     def _tend(self) -> None:
         """As a supervisor would: one that has ended, having been fenced or handed an event too many, begins anew."""
         for member in self._members:
-            if member.exit_code is not None:
+            code = member.exit_code
+            if code is not None:
+                said = member.log.read_text()
+                assert code == FENCED or "starting anew" in said, said[-4000:]
                 member.start()
 
 

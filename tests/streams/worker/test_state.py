@@ -7,9 +7,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from faust.types import TP
 
 from compose.embedded.stack import Stack
 from runtime.kafka import admin, create_topics
@@ -20,6 +22,17 @@ from schemas.topics import OBSERVATIONS, ROUTES
 from streams.worker.app import Worker
 from streams.worker.state import Drained, Record, SourcePartition
 from tests.reader import Reader
+
+
+class Told:
+    """A consumer that remembers what its group was told."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[tuple[str, int], int] = {}
+
+    async def _commit(self, offsets: dict[TP, int]) -> bool:
+        self.offsets |= {(place.topic, place.partition): offset for place, offset in offsets.items()}
+        return True
 
 
 class Adder:
@@ -139,9 +152,12 @@ def test_an_event_that_was_passed_over_is_told_from_a_marker_and_ends_the_worker
         found[partition.next_offset] = [partition.passes_over(offset) for offset in (0, 2, 4)]
     assert found == {0: [False, True, True], 1: [False, False, True], 3: [False, False, False]}
 
+    told: Any = Told()
+
     async def handed(offset: int) -> int:
         """To a worker that has just been given the partition: how far it is then."""
         worker = Worker(place.settings, lambda *_: Adder(place.name, place.name), threading.Event(), tmp_path)
+        worker._app.consumer = told
         worker.assigned.add((topic, 0))
         try:
             await worker._handle((topic, 0), offset, b"1")
@@ -152,8 +168,10 @@ def test_an_event_that_was_passed_over_is_told_from_a_marker_and_ends_the_worker
             worker._threads.shutdown()
 
     assert asyncio.run(handed(0)) == 1
+    assert told.offsets == {}
     with pytest.raises(TidemillError, match="handed offset 2 after 0"):
         asyncio.run(handed(2))
+    assert told.offsets == {(topic, 0): 0}, "there a new process begins"
 
 
 def test_a_worker_that_lost_the_partition_is_fenced_and_leaves_no_trace(place: Place) -> None:
