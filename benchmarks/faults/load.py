@@ -29,8 +29,8 @@ from schemas.topics import COMMANDS, FEEDBACK, REQUESTS
 
 BLOCK: Final = 250
 LATE_SEC: Final = 3.0
-COMMAND_OF: Final = 10_000
-"""With one row in so many goes an order to train; a multiple of `BLOCK`."""
+COMMAND_SEC: Final = 7.0
+"""An order to train goes so often, at whatever rate rows do: a training takes seconds."""
 FIRST_CAPACITY: Final = 1 << 16
 UNACKNOWLEDGED: Final = 50_000
 """Sent and not acknowledged: beyond it the load waits, as when the broker is away."""
@@ -106,6 +106,8 @@ class Load:
         self.failure: BaseException | None = None
         self.base_ms = time.time_ns() // 1_000_000
         self._rate = rate_rows_per_sec
+        self._command_blocks = max(1, round(COMMAND_SEC * rate_rows_per_sec / BLOCK))
+        """With the first of so many blocks goes an order to train."""
         self._snapshot = snapshot
         self._requests, self._feedback = REQUESTS.for_model(MODEL), FEEDBACK.for_model(MODEL)
         self._stop, self._pause, self._paused = threading.Event(), threading.Event(), threading.Event()
@@ -222,8 +224,9 @@ class Load:
             ledger.timestamps_ms[row] = at_ms = now_ms()
             self._produce(self._requests, value, key, self._place(row), at_ms, headers)
         ledger.sent = end
-        if first % COMMAND_OF == 0:
-            self._command(first // COMMAND_OF)
+        block = first // BLOCK
+        if block % self._command_blocks == 0:
+            self._command(block // self._command_blocks)
         self._send_feedback(first, end, late=False)
         self._send_odd(first, end, key_of)
 
