@@ -163,17 +163,17 @@ def make_venv(uv: Path) -> None:
 
 
 def fetch_parts() -> None:
-    if parts.missing():
-        # In a process of its own, since jgo and the Java runtime live in .venv.
-        done = subprocess.run(
-            [str(VENV / "bin" / "python"), "-P", "-m", "compose.embedded.parts"], cwd=ROOT, check=False
+    """What is missing of the parts, and what is made of them."""
+    # In a process of its own, since jgo and the Java runtime live in .venv.
+    done = subprocess.run(
+        [str(VENV / "bin" / "python"), "-P", "-m", "compose.embedded.parts"], cwd=ROOT, check=False
+    )
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise BootstrapError(
+            "the parts are not complete (the line above says why); the same command continues"
         )
-        if done.returncode == 130:
-            raise KeyboardInterrupt
-        if done.returncode:
-            raise BootstrapError(
-                "the parts are not complete (the line above says why); the same command continues"
-            )
 
 
 def pip_configuration(python: Path) -> dict[str, str]:

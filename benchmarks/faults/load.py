@@ -27,10 +27,11 @@ from schemas.events import Command
 from schemas.identity import name_id, prediction_id
 from schemas.topics import COMMANDS, FEEDBACK, REQUESTS
 
-BLOCK: Final = 250
+BLOCKS_PER_SEC: Final = 6.0
+"""Rows go in blocks. Each is a transaction or two of every stage, whatever its size, and it is those that two cores have to afford."""
 LATE_SEC: Final = 3.0
-COMMAND_SEC: Final = 7.0
-"""An order to train goes so often, at whatever rate rows do: a training takes seconds."""
+COMMAND_BLOCKS: Final = 40
+"""With the first of so many blocks goes an order to train."""
 FIRST_CAPACITY: Final = 1 << 16
 UNACKNOWLEDGED: Final = 50_000
 """Sent and not acknowledged: beyond it the load waits, as when the broker is away."""
@@ -106,8 +107,7 @@ class Load:
         self.failure: BaseException | None = None
         self.base_ms = time.time_ns() // 1_000_000
         self._rate = rate_rows_per_sec
-        self._command_blocks = max(1, round(COMMAND_SEC * rate_rows_per_sec / BLOCK))
-        """With the first of so many blocks goes an order to train."""
+        self._block = max(1, round(rate_rows_per_sec / BLOCKS_PER_SEC))
         self._snapshot = snapshot
         self._requests, self._feedback = REQUESTS.for_model(MODEL), FEEDBACK.for_model(MODEL)
         self._stop, self._pause, self._paused = threading.Event(), threading.Event(), threading.Event()
@@ -184,11 +184,11 @@ class Load:
             now = time.monotonic()
             budget = min(budget + (now - last) * self._rate, self._rate)
             last = now
-            if budget < BLOCK or self._unacknowledged > UNACKNOWLEDGED:
+            if budget < self._block or self._unacknowledged > UNACKNOWLEDGED:
                 self._poll(0.01)
                 continue
-            budget -= BLOCK
-            self._send_block(self.ledger.sent, self.ledger.sent + BLOCK)
+            budget -= self._block
+            self._send_block(self.ledger.sent, self.ledger.sent + self._block)
             self._send_late(int(self.ledger.sent - LATE_SEC * self._rate))
             self._poll(0)
         self._flush()
@@ -224,9 +224,9 @@ class Load:
             ledger.timestamps_ms[row] = at_ms = now_ms()
             self._produce(self._requests, value, key, self._place(row), at_ms, headers)
         ledger.sent = end
-        block = first // BLOCK
-        if block % self._command_blocks == 0:
-            self._command(block // self._command_blocks)
+        block = first // self._block
+        if block % COMMAND_BLOCKS == 0:
+            self._command(block // COMMAND_BLOCKS)
         self._send_feedback(first, end, late=False)
         self._send_odd(first, end, key_of)
 
@@ -242,12 +242,12 @@ class Load:
 
     def _send_late(self, end: int) -> None:
         """Late feedback on rows below `end`, as far as they are acknowledged."""
-        while self._answered_for + BLOCK <= end:
+        while self._answered_for + self._block <= end:
             first = self._answered_for
-            if (self.ledger.offsets[first : first + BLOCK] < 0).any():
+            if (self.ledger.offsets[first : first + self._block] < 0).any():
                 return  # a prediction's id needs the offset; it comes with the next block
-            self._send_feedback(first, first + BLOCK, late=True)
-            self._answered_for += BLOCK
+            self._send_feedback(first, first + self._block, late=True)
+            self._answered_for += self._block
 
     def _send_feedback(self, first: int, end: int, *, late: bool) -> None:
         seed = self.ledger.seed

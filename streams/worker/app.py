@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import faust
@@ -73,7 +73,7 @@ class _Boot(BootStrategy):
 class Worker:
     """The app and the source partitions that it holds. Everything here runs in the event loop; what waits for Kafka runs in threads."""
 
-    def __init__(self, settings: Settings, make: MakeProcessor, stop: Stop, data_dir: Path) -> None:
+    def __init__(self, settings: Settings, make: MakeProcessor, stop: Stop) -> None:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with the first error; the service ends with it."""
         self.sources: dict[tuple[str, int], SourcePartition] = {}
@@ -86,11 +86,14 @@ class Worker:
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="save")
         self._saver: asyncio.Task[bool] | None = None
         self._closing = asyncio.Event()
-        self._app = self._make_app(data_dir)
+        self._folder = tempfile.TemporaryDirectory(prefix="tidemill-worker-")
+        self._app = self._make_app()
 
     async def start(self) -> None:
         """Join the group and process."""
         await self._app.start()
+        # Faust makes folders when it starts and keeps nothing in them. A worker that is killed cleans up no more.
+        self._folder.cleanup()
         self._saver = asyncio.create_task(self._guarded(self._save_by_timer()))
 
     async def close(self) -> None:
@@ -114,12 +117,12 @@ class Worker:
             return reason
         return RuntimeError("Faust stopped without saying why")
 
-    def _make_app(self, data_dir: Path) -> faust.App:
+    def _make_app(self) -> faust.App:
         brokers = ";".join(f"kafka://{address}" for address in self._settings.kafka_bootstrap.split(","))
         app = faust.App(
             GROUP,
             broker=brokers,
-            datadir=str(data_dir),
+            datadir=self._folder.name,
             loop=asyncio.get_running_loop(),
             consumer_group_instance_id=f"{GROUP}-{self._settings.slot}",
             consumer_auto_offset_reset="earliest",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any, Final
 
 from runtime.clock import now_ms
@@ -50,11 +48,10 @@ def work(settings: Settings, health: Health, stop: Stop) -> None:
     # Faust ends with an error if nobody listens.
     if existing_topics(settings, TOPICS, health, stop) is None:
         return
-    with tempfile.TemporaryDirectory(prefix="tidemill-worker-") as data_dir:
-        asyncio.run(_serve(settings, health, stop, Path(data_dir)))
+    asyncio.run(_serve(settings, health, stop))
 
 
-async def _serve(settings: Settings, health: Health, stop: Stop, data_dir: Path) -> None:
+async def _serve(settings: Settings, health: Health, stop: Stop) -> None:
     models = Models(settings)
 
     def make(topic: str, partition: int) -> Processor:
@@ -62,7 +59,7 @@ async def _serve(settings: Settings, health: Health, stop: Stop, data_dir: Path)
             return Merge(models, now_ms, partition)
         return Measure(models, topic, partition)
 
-    worker = Worker(settings, make, stop, data_dir)
+    worker = Worker(settings, make, stop)
     detector = StallDetector(settings, GROUP)
     try:
         await worker.start()

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Message
 
 from benchmarks.faults import load
-from benchmarks.faults.load import BLOCK, Acknowledged
+from benchmarks.faults.load import Acknowledged
 from runtime.settings import Settings
 
 UNTOLD = -1001
@@ -65,11 +65,11 @@ def test_a_record_has_the_timestamp_that_it_was_sent_with_whatever_its_acknowled
     monkeypatch.setattr(load, "now_ms", lambda: next(clock))
     made = load.Load(Settings(), 1, 1000.0, "snapshot")
     made.ledger.generation(uuid.uuid4())
-    made._send_block(0, BLOCK)
+    made._send_block(0, 250)
     sending.acknowledge()
     requests = [each["timestamp"] for each in sending.sent if each["topic"].startswith("requests")]
-    assert made.ledger.timestamps_ms[:BLOCK].tolist() == requests
-    assert len(set(requests)) == BLOCK
+    assert made.ledger.timestamps_ms[:250].tolist() == requests
+    assert len(set(requests)) == 250
     odd = {each["timestamp"] for each in sending.sent if each["topic"].startswith("feedback")}
     assert {at_ms for _, _, at_ms in made.ledger.odd_feedback.values()} <= odd
     assert made.ledger.odd_feedback

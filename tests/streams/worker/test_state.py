@@ -6,7 +6,6 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -132,9 +131,7 @@ def test_a_successor_goes_on_from_the_save_and_skips_what_is_in_it(place: Place)
     assert place.outputs(2) == [b"6", b"10"]
 
 
-def test_an_event_that_was_passed_over_is_told_from_a_marker_and_ends_the_worker(
-    place: Place, tmp_path: Path
-) -> None:
+def test_an_event_that_was_passed_over_is_told_from_a_marker_and_ends_the_worker(place: Place) -> None:
     topic = f"passed-{uuid.uuid4()}"
     create_topics(admin(place.settings), [(topic, OBSERVATIONS, 1)])
     writer = TransactionalProducer(place.settings, topic)
@@ -156,7 +153,7 @@ def test_an_event_that_was_passed_over_is_told_from_a_marker_and_ends_the_worker
 
     async def handed(offset: int) -> int:
         """To a worker that has just been given the partition: how far it is then."""
-        worker = Worker(place.settings, lambda *_: Adder(place.name, place.name), threading.Event(), tmp_path)
+        worker = Worker(place.settings, lambda *_: Adder(place.name, place.name), threading.Event())
         worker._app.consumer = told
         worker.assigned.add((topic, 0))
         try:
