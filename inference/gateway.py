@@ -295,13 +295,15 @@ class Gateway:
                 assignment.halted = ""
             await asyncio.sleep(REPORT_SEC)
 
-    def _reading(self) -> dict[Place, int]:
+    def _reading(self) -> dict[Place, int | None]:
         """How far the partitions are polled that are to be polled now."""
-        return {
+        positions: dict[Place, int | None] = dict.fromkeys(self._source.waiting())
+        positions |= {
             (assignment.topic, assignment.partition): assignment.position
             for assignment in self._progress.assignments()
-            if not assignment.halted and self._is_read(self._models[assignment.topic])
+            if not assignment.halted
         }
+        return {place: at for place, at in positions.items() if self._is_read(self._models[place[0]])}
 
     async def _care(self) -> None:
         while True:

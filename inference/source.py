@@ -13,8 +13,9 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from inference.limits import decode_tally
 from inference.model import Fragment
 from inference.progress import Assignment, Place, Progress
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, callback, consumer, gather, judge, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, callback, consumer, gather, judge
 from runtime.settings import Settings
+from runtime.topics import Topics
 from schemas.errors import Outage
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,11 @@ class Source:
         """
         self._progress = progress
         self._transaction = transaction
-        self._admin = admin(settings)
+        self._catalogue = Topics(settings)
         self._owned: set[Place] = set()
         """What the group gave to this process, and what follows it."""
+        self._gone: set[Place] = set()
+        """Those that do not exist."""
         self._paused: set[Place] = set()
         self._settings = settings
         self._followers = followers
@@ -61,7 +64,7 @@ class Source:
         self._open()
 
     def _open(self) -> None:
-        self._opened_with: dict[str, uuid.UUID] = topic_ids(self._admin, self._topics)
+        self._opened_with: dict[str, uuid.UUID] = self._catalogue.ids(self._topics)
         self._client: Consumer = consumer(
             self._settings, GROUP, member=str(self._settings.slot), **_OVERRIDES
         )
@@ -147,7 +150,7 @@ class Source:
 
     def recreated(self) -> set[str]:
         """Topics that were deleted and created again since the client was opened."""
-        found = topic_ids(self._admin, self._topics)
+        found = self._catalogue.ids(self._topics)
         return {name for name, topic_id in found.items() if self._opened_with.get(name, topic_id) != topic_id}
 
     def reopen(self) -> None:
@@ -166,6 +169,11 @@ class Source:
         place = TopicPartition(assignment.topic, assignment.partition)
         _, high = self._client.get_watermark_offsets(place, cached=True)
         return max(0, high - assignment.committed)
+
+    def waiting(self) -> set[Place]:
+        """What the group gave to this process and it has not begun to read, or could not go back to. From any thread."""
+        begun = {(assignment.topic, assignment.partition) for assignment in self._progress.assignments()}
+        return self._owned - begun - self._gone
 
     def close(self) -> None:
         """Leave the group."""
@@ -203,19 +211,16 @@ class Source:
         self._revoked(client, partitions)
 
     def _begin(self, partitions: list[TopicPartition]) -> None:
-        there = {
-            (topic, number)
-            for topic, metadata in self._admin.list_topics(timeout=REQUEST_TIMEOUT_SEC).topics.items()
-            for number in metadata.partitions
-        }
+        there = self._catalogue.places()
         # A topic may have been given more partitions than its follower; one that was deleted is given up by the next rebalance.
         gone = [place for place in partitions if (place.topic, place.partition) not in there]
         if gone:
             log.warning("not there: %s", ", ".join(f"{place.topic} [{place.partition}]" for place in gone))
+        self._gone = (self._gone & self._owned) - there | {(place.topic, place.partition) for place in gone}
         partitions = [place for place in partitions if place not in gone]
         if not partitions:
             return
-        found = topic_ids(self._admin, {place.topic for place in partitions})
+        found = self._catalogue.ids({place.topic for place in partitions})
         starts = []
         for place in self._client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
             if place.error is not None:

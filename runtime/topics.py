@@ -1,12 +1,17 @@
-"""What a service waits for before it begins: that Kafka answers, and has the topics."""
+"""What topics there are: for a service that begins, which waits until Kafka has them, and for one at work."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from runtime.kafka import admin, topic_ids
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, topic_ids
+from runtime.positions import Place
 from runtime.service import Health, Stop
 from runtime.settings import Settings
 from schemas.errors import Outage
@@ -35,3 +40,41 @@ def existing_topics(
             health.error(f"Kafka has no topic {', '.join(missing)} (yet)")
         stop.wait(RETRY_SEC)
     return None
+
+
+class Topics:
+    """Asks again and again, by a client that is replaced when it fails: after a broker's restart one may look for the controller for ever."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: AdminClient | None = None
+
+    def ids(self, names: Iterable[str]) -> dict[str, uuid.UUID]:
+        """As `topic_ids`.
+
+        Raises:
+            Outage: the broker did not answer.
+        """
+        with self._asking() as client:
+            return topic_ids(client, names)
+
+    def places(self) -> set[Place]:
+        """Every partition of every topic.
+
+        Raises:
+            Outage: the broker did not answer.
+        """
+        with self._asking() as client:
+            topics = client.list_topics(timeout=REQUEST_TIMEOUT_SEC).topics
+        return {(name, number) for name, metadata in topics.items() for number in metadata.partitions}
+
+    @contextmanager
+    def _asking(self) -> Iterator[AdminClient]:
+        client = self._client = self._client or admin(self._settings)
+        try:
+            yield client
+        except (KafkaException, Outage) as error:
+            self._client = None
+            if isinstance(error, Outage):
+                raise
+            raise Outage(f"Kafka does not tell its topics: {error.args[0].str()}") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.errors import Rejection
 
@@ -134,6 +135,11 @@ def encode_batch(batch: pa.RecordBatch) -> bytes:
 def part_of(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
     """Some of its columns."""
     return pa.schema([schema.field(name) for name in names])
+
+
+def rows_where(batch: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
+    """The rows that `mask` marks. Mostly that is all of them, and `filter` would copy each."""
+    return batch if pc.all(mask, skip_nulls=False).as_py() else batch.filter(mask)
 
 
 def decode_batch(value: bytes, wanted: pa.Schema | None = None) -> pa.RecordBatch:

@@ -31,10 +31,21 @@ def bin_of(values: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.int64
 
 
 def number_counts(values: NDArray[np.float32], edges: NDArray[np.float64]) -> Counts:
-    """Counts of `values` (shape (n,)) between `edges`: len(edges) + 1 bins, and one last bin for NaN."""
-    missing = np.isnan(values)
-    counts = np.bincount(bin_of(values[~missing], edges), minlength=len(edges) + 1)
-    return np.append(counts, np.count_nonzero(missing)).astype(np.int64)
+    """Counts of `values` (shape (n,)) between `edges`: len(edges) + 1 bins, and one last bin for NaN.
+
+    >>> number_counts(np.array([0.5, 1.0, 7.0, np.nan], np.float32), np.array([1.0, 2.0])).tolist()
+    [1, 1, 1, 1]
+    """
+    # A pass for each of the few edges takes a tenth of the time of a search for each value. NaN reaches none.
+    present = len(values) - np.count_nonzero(np.isnan(values))
+    reached = [np.count_nonzero(values >= edge) for edge in _least_float32(edges)]
+    return np.append(-np.diff([present, *reached, 0]), len(values) - present).astype(np.int64)
+
+
+def _least_float32(edges: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The least float32 that is not below each edge: a float32 reaches the one if it reaches the other."""
+    rounded = edges.astype(np.float32)
+    return np.where(rounded < edges, np.nextafter(rounded, np.float32(np.inf)), rounded)
 
 
 def value_counts(texts: pa.StringArray, values: list[str]) -> Counts:

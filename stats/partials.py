@@ -139,28 +139,27 @@ class _Groups(NamedTuple):
 def _groups(batch: pa.RecordBatch, window_ms: int) -> _Groups:
     rows, segments = _by_segment(batch["segments"])
     windows = _ms(batch["requested_at"]) // window_ms * window_ms
-    columns: list[tuple[NDArray[np.int64], list[Any]]] = []
-    starts, start_of = np.unique(windows, return_inverse=True)
-    columns.append((start_of[rows], starts.tolist()))
-    for name in ("role", "arm", "version"):
-        encoded = batch[name].dictionary_encode()
-        codes = encoded.indices.to_numpy().astype(np.int64)
-        columns.append((codes[rows], encoded.dictionary.to_pylist()))
-    encoded = segments.dictionary_encode()
-    columns.append((encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()))
+    columns = [_codes(pa.array(windows)), *(_codes(batch[name]) for name in ("role", "arm", "version"))]
+    columns = [(codes[rows], values) for codes, values in columns] + [_codes(segments)]
 
     combined = np.zeros(len(rows), dtype=np.int64)
     for codes, values in columns:
         combined = combined * max(len(values), 1) + codes
-    found, group_of = np.unique(combined, return_inverse=True)
+    group_of, found = _codes(pa.array(combined))
     keys = []
-    for code in found.tolist():
+    for code in found:
         parts: list[Any] = []
         for _, values in reversed(columns):
             code, position = divmod(code, max(len(values), 1))
             parts.append(values[position])
         keys.append(WindowKey(*reversed(parts)))
-    return _Groups(keys, rows, group_of.astype(np.int64))
+    return _Groups(keys, rows, group_of)
+
+
+def _codes(column: pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
+    """The column as positions in the list of its different values, in the order in which they come."""
+    encoded = column.dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def _by_segment(segments: pa.ListArray) -> tuple[NDArray[np.int64], pa.Array]:

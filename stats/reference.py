@@ -58,9 +58,10 @@ def counts(
 
     A feature that `against` does not have (the spec grew since) is left out: there is nothing to compare it with.
     """
+    columns = np.ascontiguousarray(numbers.T)
     found = {
-        name: reference_counts(against.features[name], numbers[:, i])
-        for i, name in enumerate(spec.numbers)
+        name: reference_counts(against.features[name], column)
+        for name, column in zip(spec.numbers, columns, strict=True)
         if name in against.features
     }
     for i, name in enumerate(spec.texts):

@@ -24,7 +24,9 @@ from schemas.errors import Outage, TidemillError
 
 log = logging.getLogger(__name__)
 
-ASK_EVERY_SEC: Final = 0.1
+ASK_EVERY_SEC: Final = 0.25
+STANDS_ROUNDS: Final = 3
+"""A sink that commits nothing for so many rounds stands still: at work it commits with every insert."""
 LONGEST_GAP_SEC: Final = 1.0
 _PROBE_SEC: Final = 5.0
 
@@ -41,8 +43,8 @@ class SinkProgress(threading.Thread):
         self._ends = EndOffsets(settings)
         self._group: Consumer | None = None
         self._prober: Consumer | None = None
-        self._committed: dict[Place, int] = {}
-        """As they were in the round before."""
+        self._stands: dict[Place, tuple[int, int]] = {}
+        """What is committed, and for how many rounds it has been."""
         self._confirmed: dict[Place, int] = {}
         self._ended = threading.Event()
 
@@ -88,11 +90,11 @@ class SinkProgress(threading.Thread):
         # Taken over before anything is tried: what the sink says holds, whatever else goes wrong.
         confirmed = {place: max(offset, self._confirmed.get(place, 0)) for place, offset in committed.items()}
         self._confirmed = confirmed
-        before, self._committed = self._committed, committed
+        self._stands = {place: (offset, self._stood(place, offset)) for place, offset in committed.items()}
         whole = True
         for place, offset in confirmed.items():
             # A sink at work tells by its commits; only one that stands still may stand before mere markers.
-            if offset < ends[place] and before.get(place) == committed[place]:
+            if offset < ends[place] and self._stands[place][1] >= STANDS_ROUNDS:
                 try:
                     self._confirmed = self._confirmed | {place: self._next_readable(place, offset)}
                 except (KafkaException, Outage) as error:
@@ -100,6 +102,10 @@ class SinkProgress(threading.Thread):
                     self._leave()
                     whole = False
         return whole
+
+    def _stood(self, place: Place, committed: int) -> int:
+        before, rounds = self._stands.get(place, (-1, 0))
+        return rounds + 1 if before == committed else 0
 
     def end(self) -> None:
         """End the thread and wait for it."""

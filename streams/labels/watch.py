@@ -31,7 +31,7 @@ class Watch:
         self.observed = Observed()
         self._starts: Ends = {}
         self._reader = TopicReader(
-            settings, "labels-watch", **{"queued.max.messages.kbytes": _QUEUE_KB, **gather(wait_ms=20)}
+            settings, "labels-watch", **{"queued.max.messages.kbytes": _QUEUE_KB, **gather(wait_ms=100)}
         )
 
     @property

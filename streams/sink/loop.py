@@ -20,19 +20,18 @@ from runtime.clock import now_ms
 from runtime.headers import pairs
 from runtime.kafka import (
     REQUEST_TIMEOUT_SEC,
-    admin,
     callback,
     consumer,
     gather,
     judge,
     raise_if_fenced,
-    topic_ids,
 )
 from runtime.positions import SINK_GROUP, Place
 from runtime.service import Health
 from runtime.settings import Settings
 from runtime.stalls import StallDetector, StallGuard
 from runtime.telemetry import traceparent
+from runtime.topics import Topics
 from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
 from streams.sink.alerts import Alerts
@@ -76,7 +75,7 @@ class Sink:
         """When a partition was last found halted."""
         self._alerted: dict[Place, int] = {}
         """At which offset people were told of a halt."""
-        self._admin = admin(settings)
+        self._topics = Topics(settings)
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="topics")
         self._ids: Future[dict[str, uuid.UUID]] | None = None
         self._alerts = Alerts(settings)
@@ -334,7 +333,7 @@ class Sink:
         Raises:
             KafkaException, Outage: Kafka does not tell; nothing has happened.
         """
-        ids = topic_ids(self._admin, {place.topic for place in places})
+        ids = self._topics.ids({place.topic for place in places})
         committed = client.committed(places, timeout=REQUEST_TIMEOUT_SEC)
         for place in committed:
             if place.error is not None:
@@ -417,7 +416,7 @@ class Sink:
             self._ids = None
         if self._ids is None:
             names = {partition.topic for partition in self._partitions.values()}
-            self._ids = self._watcher.submit(lambda: dict(topic_ids(self._admin, names)))
+            self._ids = self._watcher.submit(self._topics.ids, names)
 
 
 def _committed(partition: Partition, offset: int, plan: Plan) -> TopicPartition:

@@ -231,7 +231,7 @@ def _lines(values: Iterable[bytes]) -> bytes:
     return b"\n".join(values)
 
 
-_FRESH_SEC: Final = 0.2
+_FRESH_SEC: Final = 0.4
 """Labels are joined with what is in the first two tables, and trained on from there."""
 OBSERVATIONS: Final = Table(
     "internal.observations",

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 GROUP: Final = "worker"
 TOPICS: Final = (OBSERVATIONS.name, OUTCOMES.name, PARTIALS.name)
-SAVE_EVERY_SEC: Final = (0.25, 1.0)
+SAVE_EVERY_SEC: Final = (1.0, 2.0)
 """Shortest and longest pause between saves: four times what the last one took, so that saving takes at most a fifth of the time."""
 SAVE_AT_RECORDS: Final = 5000
 """A save that would write more than this does not wait for the timer, and the stream waits for the save."""

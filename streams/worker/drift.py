@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.arrow import rows_where
 from schemas.artifact import References, parse_version
 from schemas.events import InputPartial, LossPartial
 from schemas.spec import ModelSpec
@@ -40,12 +41,13 @@ class Drift:
         """Count the live answers of a batch of observations of one model. Shadow copies have the same inputs: they say nothing new."""
         if spec.monitor.drift.inputs == "none":
             return
-        batch = batch.filter(pc.and_(pc.equal(batch["role"], "live"), pc.equal(batch["status"], "answered")))
+        live = pc.and_(pc.equal(batch["role"], "live"), pc.equal(batch["status"], "answered"))
+        batch = rows_where(batch, live)
         for version in pc.unique(batch["version"]).to_pylist():
             reference = self._models.reference(spec.name, version)
             if reference is not None:
                 artifact, against = reference
-                rows = _of_width(batch.filter(pc.equal(batch["version"], version)), spec)
+                rows = _of_width(rows_where(batch, pc.equal(batch["version"], version)), spec)
                 self._count(spec, rows, artifact, against)
 
     def label(self, spec: ModelSpec, batch: pa.RecordBatch) -> None:
@@ -53,9 +55,9 @@ class Drift:
         stream that the detector reads, so it counts in the metrics alone."""
         if spec.monitor.drift.loss == "none":
             return
-        batch = batch.filter(pc.and_(pc.equal(batch["role"], "live"), pc.equal(batch["revision"], 0)))
+        batch = rows_where(batch, pc.and_(pc.equal(batch["role"], "live"), pc.equal(batch["revision"], 0)))
         for version in pc.unique(batch["version"]).to_pylist():
-            rows = batch.filter(pc.equal(batch["version"], version))
+            rows = rows_where(batch, pc.equal(batch["version"], version))
             if spec.task == "regression":
                 errors = rows["loss"].to_numpy().astype(np.float64)
             else:
@@ -105,7 +107,7 @@ class Drift:
         starts = batch["requested_at"].cast(pa.int64()).to_numpy() // window_ms * window_ms
         major, update = parse_version(artifact.rpartition("-")[0])
         for start in np.unique(starts).tolist():
-            rows = batch.filter(pa.array(starts == start))
+            rows = rows_where(batch, pa.array(starts == start))
             key = _Key(spec.name, start, spec.monitor.window_sec, f"{major}.{update}", artifact)
             found = counts(
                 spec,
@@ -129,7 +131,7 @@ def _of_width(batch: pa.RecordBatch, spec: ModelSpec) -> pa.RecordBatch:
             pc.equal(pc.list_value_length(batch["scores"]), spec.outputs),
         ),
     )
-    return batch.filter(fits)
+    return rows_where(batch, fits)
 
 
 def _matrix(lists: pa.ListArray, width: int) -> NDArray[np.float32]:

@@ -88,7 +88,7 @@ class Measure:
             spec = self._models.spec(model)
             if spec is None:
                 continue
-            rows = batch.filter(pc.equal(batch["model"], model))
+            rows = arrow.rows_where(batch, pc.equal(batch["model"], model))
             if self._observations:
                 self._metrics.observe(spec, rows)
                 self._drift.observe(spec, rows)

@@ -15,6 +15,8 @@ from inference.progress import Progress
 from inference.source import Source
 from runtime.kafka import admin, consumer, create_topics
 from runtime.settings import Settings
+from runtime.topics import Topics
+from schemas.errors import Outage
 from schemas.topics import REDRIVES, REQUESTS
 from tests.inference.serving import send
 from tests.waiting import until
@@ -74,3 +76,31 @@ def test_a_pause_does_not_outlive_an_assignment(
             return read == both
 
         until(read_of_both, "a record of each partition", 20)
+
+
+def test_what_could_not_be_gone_back_to_is_known_to_wait(
+    settings: Settings, topics: tuple[str, str], group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, redrives = topics
+    progress = Progress()
+    with closing(Source(settings, {requests: redrives}, progress, threading.Lock())) as source:
+
+        def owned() -> set[tuple[str, int]]:
+            source.poll(0.05, ())
+            return {(each.topic, each.partition) for each in progress.assignments()}
+
+        until(lambda: len(owned()) == 4, "both partitions of both topics are assigned")
+        assert source.waiting() == set()
+        everything = owned()
+
+        def away(*_: object) -> set[tuple[str, int]]:
+            raise Outage("Kafka is away")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Topics, "places", away)
+            with pytest.raises(Outage):
+                source.rewind()
+            assert source.waiting() == everything
+        source.rewind()
+        assert source.waiting() == set()
+        assert owned() == everything

@@ -5,12 +5,16 @@ from __future__ import annotations
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from compose.embedded.ports import HOST, free_ports
 from compose.embedded.stack import Stack
+from runtime import topics
 from runtime.kafka import admin, create_topics, topic_ids
 from runtime.service import Health, Stop
 from runtime.settings import Settings
-from runtime.topics import existing_topics
+from runtime.topics import Topics, existing_topics
+from schemas.errors import Outage
 from schemas.topics import OBSERVATIONS
 from tests.waiting import until
 
@@ -36,3 +40,19 @@ def test_a_stop_ends_the_wait_for_a_broker() -> None:
         until(lambda: health.snapshot()["last_error"] is not None, "it says that nobody answers")
         stop.set()
         assert found.result(30) is None
+
+
+def test_a_client_that_fails_is_replaced(infrastructure: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nobody,) = free_ports(1)
+    settings, name = infrastructure.settings, f"there-{uuid.uuid4()}"
+    create_topics(admin(settings), [(name, OBSERVATIONS, 2)])
+    catalogue = Topics(settings)
+    with monkeypatch.context() as broken:
+        # One that has lost its broker for good.
+        lost = admin(Settings(kafka_bootstrap=f"{HOST}:{nobody}"))
+        broken.setattr(topics, "admin", lambda _: lost)
+        broken.setattr(topics, "REQUEST_TIMEOUT_SEC", 0.5)
+        with pytest.raises(Outage):
+            catalogue.places()
+    assert {(name, 0), (name, 1)} <= catalogue.places()
+    assert catalogue.ids([name]).keys() == {name}

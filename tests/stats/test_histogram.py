@@ -46,6 +46,19 @@ def test_counts_of_two_parts_add_up_to_those_of_the_whole(a: list[float], b: lis
     assert (counted(a) + counted(b)).tolist() == counted(a + b).tolist()
 
 
+@given(
+    st.lists(st.floats(width=32), max_size=50),
+    st.lists(st.floats(-10, 10), min_size=1, max_size=12, unique=True),
+)
+def test_numbers_are_counted_in_the_bins_that_a_search_finds(values: list[float], inner: list[float]) -> None:
+    edges = np.sort(np.array(inner))
+    # Values at the edges, and at what they are rounded to, which may be in the bin beside.
+    numbers = np.concatenate([np.array(values, np.float32), edges.astype(np.float32)])
+    present = numbers[~np.isnan(numbers)]
+    searched = np.bincount(bin_of(present.astype(np.float64), edges), minlength=len(edges) + 1).tolist()
+    assert number_counts(numbers, edges).tolist() == [*searched, len(numbers) - len(present)]
+
+
 def test_missing_numbers_have_a_bin_of_their_own() -> None:
     values = np.array([np.nan, 0.5, 1.0, 3.0, np.nan], dtype=np.float32)
     assert number_counts(values, np.array([1.0, 2.0])).tolist() == [1, 1, 1, 2]
