@@ -27,10 +27,10 @@ def existing_topics(
     A service that begins while the broker does waits: to die and be started again costs seconds of the processor, at the very moment when
     everything else catches up.
     """
+    catalogue = Topics(settings)
     while not stop.is_set():
         try:
-            # Another client each time: one that began before the broker did may go on asking for its controller.
-            found = topic_ids(admin(settings), names)
+            found = catalogue.ids(names)
         except Outage as error:
             health.error(str(error))
         else:
@@ -43,7 +43,8 @@ def existing_topics(
 
 
 class Topics:
-    """Asks again and again, by a client that is replaced when it fails: after a broker's restart one may look for the controller for ever."""
+    """Asks again and again, by a client that is replaced when it fails: one that saw the broker go, or began before it, may look for the controller for
+    ever."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
