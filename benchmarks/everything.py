@@ -22,6 +22,7 @@ from benchmarks import (
     steps,
     throughput,
 )
+from benchmarks.options import quick_is, seed_of
 from benchmarks.report import Result, as_object, progress, show
 from compose.embedded.parts import ROOT
 from schemas.errors import TidemillError
@@ -74,8 +75,8 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
     show_default="report/bench",
     help="Where the page goes.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of everything random.")
-@click.option("--quick", is_flag=True, help="Each benchmark's quick size.")
+@seed_of("everything random")
+@quick_is("Each benchmark's quick size")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, in the last line.")
 def command(folder: Path, seed: int, quick: bool, as_json: bool) -> None:
     """Run every benchmark and write a page. Exit code 1 if one of them failed, after the others."""

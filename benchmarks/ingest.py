@@ -17,6 +17,7 @@ from benchmarks.histogram import Histogram
 from benchmarks.load import Backlog, ends
 from benchmarks.meter import StageFailed, Visible, count, watch
 from benchmarks.observed import BATCH_ROWS, Observed
+from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, median, progress, ratio, show
 from benchmarks.stages import Bench, Service, bench, running
 from runtime.kafka import producer
@@ -38,18 +39,10 @@ LIVE_EVERY_SEC: Final = 0.05
 
 @click.command()
 @click.option("--rows", type=click.IntRange(min=10_000), help=f"Rows of a backlog.  [default: {ROWS:,}]")
-@click.option(
-    "--turns",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Turns, of which the median counts.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of the rows.")
-@click.option("--quick", is_flag=True, help="One turn, fewer rows.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@TURNS
+@seed_of("the rows")
+@quick_is("One turn, fewer rows")
+@JSON
 def command(rows: int | None, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Observations to ClickHouse rows, and the time until they are visible."""
     show(measure(rows or (QUICK_ROWS if quick else ROWS), 1 if quick else turns, seed), as_json)

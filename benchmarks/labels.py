@@ -17,6 +17,7 @@ from clickhouse_connect.driver.client import Client
 from benchmarks.deploy import deploy
 from benchmarks.load import Bodies, produce_backlog
 from benchmarks.meter import Committed, StageFailed, count, watch
+from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, median, progress, show
 from benchmarks.stages import Service, bench, running
 from schemas.topics import FEEDBACK
@@ -54,18 +55,10 @@ FROM (
     help=f"Predictions in ClickHouse.  [default: {PREDICTIONS:,}]",
 )
 @click.option("--labels", type=click.IntRange(min=1000), help=f"Labels of a turn.  [default: {LABELS:,}]")
-@click.option(
-    "--turns",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Turns, of which the median counts.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of ids and labels.")
-@click.option("--quick", is_flag=True, help="One turn, fewer predictions and labels.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@TURNS
+@seed_of("ids and labels")
+@quick_is("One turn, fewer predictions and labels")
+@JSON
 def command(
     predictions: int | None, labels: int | None, turns: int, seed: int, quick: bool, as_json: bool
 ) -> None:

@@ -23,6 +23,7 @@ from benchmarks.deploy import deploy
 from benchmarks.histogram import Histogram, sum_percentile_ms
 from benchmarks.load import Bodies, bodies, ends, produce_backlog, request_topic
 from benchmarks.meter import Committed, StageFailed, wait_caught_up, wait_for, watch
+from benchmarks.options import JSON, quick_is, seed_of
 from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, median, progress, show
 from benchmarks.sample import sample
@@ -65,13 +66,9 @@ Found = dict[tuple[str, float], list[Histogram]]
     show_default=True,
     help="Turns, of which the median counts.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option(
-    "--quick", is_flag=True, help="One turn of 4 seconds at each rate; without half of the highest rate."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@seed_of()
+@quick_is("One turn of 4 seconds at each rate; without half of the highest rate")
+@JSON
 def command(sec: float, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Latency from producer to prediction, open loop, beside a transactional echo and Triton alone."""
     show(measure(QUICK_SEC if quick else sec, 1 if quick else turns, not quick, seed), as_json)

@@ -18,6 +18,7 @@ from clickhouse_connect.driver.client import Client
 from benchmarks.deploy import deploy
 from benchmarks.load import Backlog, Bodies, bodies, ends, produce_backlog, request_topic
 from benchmarks.meter import Committed, Produced, Visible, wait_for
+from benchmarks.options import JSON, quick_is, seed_of
 from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, progress, show
 from benchmarks.stages import Bench, Service, bench, running
@@ -72,11 +73,9 @@ class Step(NamedTuple):
 @click.command()
 @click.option("--step-sec", default=STEP_SEC, show_default=True, help="Seconds at each rate.")
 @click.option("--first", default=FIRST_PER_SEC, show_default=True, help="The first rate.")
-@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option("--quick", is_flag=True, help=f"{QUICK_STEP_SEC:g} seconds at each rate, no halving.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@seed_of()
+@quick_is(f"{QUICK_STEP_SEC:g} seconds at each rate, no halving")
+@JSON
 def command(step_sec: float, first: int, seed: int, quick: bool, as_json: bool) -> None:
     """The highest rate of requests at which lag does not grow, into ClickHouse."""
     show(measure(QUICK_STEP_SEC if quick else step_sec, first, 0 if quick else HALVINGS, seed), as_json)

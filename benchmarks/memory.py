@@ -12,6 +12,7 @@ import psutil
 from benchmarks.deploy import deploy
 from benchmarks.load import bodies, produce_backlog, request_topic
 from benchmarks.meter import Committed, watch
+from benchmarks.options import JSON, quick_is, seed_of
 from benchmarks.report import Line, Result, progress, show
 from benchmarks.stages import Service, bench, running
 from compose.embedded.stack import SERVICES
@@ -25,11 +26,9 @@ SETTLE_SEC: Final = 3.0
 
 
 @click.command()
-@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option("--quick", is_flag=True, help="Backlogs of a quarter.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@seed_of()
+@quick_is("Backlogs of a quarter")
+@JSON
 def command(seed: int, quick: bool, as_json: bool) -> None:
     """Memory of each process, idle and under a backlog."""
     show(measure(4 if quick else 1, seed), as_json)

@@ -21,6 +21,7 @@ import psutil
 from benchmarks.deploy import deploy
 from benchmarks.load import Backlog, Bodies, bodies, ends, produce_backlog, request_topic
 from benchmarks.meter import Committed, Lag, StageFailed, count, wait_for
+from benchmarks.options import JSON, seed_of
 from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, progress, show
 from benchmarks.stages import Bench, Service, bench, running
@@ -57,10 +58,8 @@ class Sample(NamedTuple):
 )
 @click.option("--minutes", default=10.0, show_default=True, help="For so long.")
 @click.option("--rate", default=2000.0, show_default=True, help="Requests a second, before it and meanwhile.")
-@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@seed_of()
+@JSON
 def command(away: str, minutes: float, rate: float, seed: int, as_json: bool) -> None:
     """Memory of gateway and sink while Triton or ClickHouse is away under load.
 

@@ -1,7 +1,8 @@
 """`tidemill bench processors`: metrics and drift over 20 features, in rows per second of the worker; beside river, one row at a time.
 
 river does per row what the worker's histograms and sums do per batch: `sketch.Histogram` for each feature and the score, `stats.Mean` of
-the score. It reads no Kafka, decodes no Arrow and writes nothing, all of which the worker's figure has in it.
+the score. It reads no Kafka, decodes no Arrow and writes nothing, all of which the worker's figure has in it. So the worker's measuring stands
+beside it alone, too: the same code over the same batches, in this process.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from contextlib import closing
 from typing import Any, Final
 
 import click
+import pyarrow as pa
 from river import sketch, stats
 
 from benchmarks.deploy import deploy
 from benchmarks.ingest import produce_batches
 from benchmarks.meter import Committed, watch
 from benchmarks.observed import BATCH_ROWS, Observed
+from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, median, progress, ratio, show
 from benchmarks.stages import Service, bench, running
+from schemas.arrow import encode_batch
 from schemas.spec import load_spec
+from schemas.topics import OBSERVATIONS
 from streams.worker.app import GROUP
+from streams.worker.measure import Measure
+from streams.worker.models import Models
 
 MODEL: Final = "floats_20"
 ROWS: Final = 4_000_000
@@ -31,18 +38,10 @@ RIVER_ROWS: Final = 20_000
 
 @click.command()
 @click.option("--rows", type=click.IntRange(min=10_000), help=f"Rows of a backlog.  [default: {ROWS:,}]")
-@click.option(
-    "--turns",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Turns, of which the median counts.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of the rows.")
-@click.option("--quick", is_flag=True, help="One turn, fewer rows.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@TURNS
+@seed_of("the rows")
+@quick_is("One turn, fewer rows")
+@JSON
 def command(rows: int | None, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Rows per second of metrics and drift."""
     show(measure(rows or (QUICK_ROWS if quick else ROWS), 1 if quick else turns, seed), as_json)
@@ -54,6 +53,7 @@ def measure(rows: int, turns: int, seed: int) -> Result:
     river_rows: list[float] = []
     river_cpu_us: list[float] = []
     cpu_us: list[float] = []
+    measuring_us: list[float] = []
     with bench([MODEL]) as at:
         spec = load_spec(at.settings.models_dir / MODEL)
         deploy(at.settings, MODEL, seed=seed)
@@ -66,6 +66,9 @@ def measure(rows: int, turns: int, seed: int) -> Result:
             progress(f"    {river_rows[-1]:,.0f} rows/s")
             # The worker does not look at ids: the same batches may come again.
             batches = [made.batch() for _ in range(min(DISTINCT_BATCHES, rows // BATCH_ROWS))]
+            progress(f"turn {turn + 1} of {turns}: the worker's measuring alone")
+            measuring_us.append(_measuring(Models(at.settings), batches))
+            progress(f"    {measuring_us[-1]:.2f} µs of CPU a row")
             times = max(1, rows // BATCH_ROWS // len(batches))
             progress(
                 f"turn {turn + 1} of {turns}: the worker over {times * len(batches) * BATCH_ROWS:,} rows"
@@ -85,16 +88,29 @@ def measure(rows: int, turns: int, seed: int) -> Result:
         "river_rows_per_s": median(river_rows),
         "ratio_to_river": ratio(zip(ours, river_rows, strict=True)),
         "worker_cpu_us_per_row": median(cpu_us),
+        "measuring_cpu_us_per_row": median(measuring_us),
         "rows_per_cpu_s": median(1e6 / each for each in cpu_us),
         "ratio_to_river_by_cpu": ratio(zip(river_cpu_us, cpu_us, strict=True)),
+        "measuring_ratio_to_river_by_cpu": ratio(zip(river_cpu_us, measuring_us, strict=True)),
     }
     lines = [
         Line("worker, metrics and drift", ours, "rows/s"),
         Line("river, one row at a time", river_rows, "rows/s"),
         Line("CPU worker", cpu_us, "µs/row"),
+        Line("CPU worker, measuring alone", measuring_us, "µs/row"),
         Line("CPU river", river_cpu_us, "µs/row"),
     ]
     return Result("processors", figures, lines, seed, turns)
+
+
+def _measuring(models: Models, batches: list[pa.RecordBatch]) -> float:
+    """Microseconds of CPU a row, from a record's value to the partial sums, without Kafka."""
+    measure, values = Measure(models, OBSERVATIONS.name, 0), [encode_batch(batch) for batch in batches]
+    started = time.process_time()
+    for value in values:
+        measure.apply(value)
+    measure.drain(len(values))
+    return (time.process_time() - started) / sum(map(len, batches)) * 1e6
 
 
 def _river(made: Observed) -> tuple[float, float]:

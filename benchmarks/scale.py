@@ -14,6 +14,7 @@ import click
 from benchmarks import labels, serving
 from benchmarks.deploy import deploy
 from benchmarks.load import bodies
+from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, in_turns, median, progress, ratio, show
 from benchmarks.serving import Turns
 from benchmarks.stages import bench
@@ -35,18 +36,10 @@ LABELS_PER_PREDICTION: Final = 0.1
 @click.option(
     "--rows", type=click.IntRange(min=10_000), default=400_000, show_default=True, help="Rows of a backlog."
 )
-@click.option(
-    "--turns",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Turns, of which the median counts.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option("--quick", is_flag=True, help="One turn, half the rows.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@TURNS
+@seed_of()
+@quick_is("One turn, half the rows")
+@JSON
 def command(rows: int, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """One and two gateways; a model of a cluster."""
     show(measure(rows // 2 if quick else rows, 1 if quick else turns, seed), as_json)

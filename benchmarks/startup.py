@@ -13,6 +13,7 @@ import click
 from benchmarks.deploy import deploy
 from benchmarks.load import bodies, produce_backlog, request_topic
 from benchmarks.meter import LOOK_EVERY_SEC, Committed, StageFailed
+from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, median, progress, show
 from benchmarks.stages import Service, bench, running
 from compose.embedded.stack import Stack
@@ -24,18 +25,10 @@ LIMIT_SEC: Final = 60.0
 
 
 @click.command()
-@click.option(
-    "--turns",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Turns, of which the median counts.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option("--quick", is_flag=True, help="One turn.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@TURNS
+@seed_of()
+@quick_is("One turn")
+@JSON
 def command(turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Time until the stack is ready, and until a gateway answers."""
     show(measure(1 if quick else turns, seed), as_json)

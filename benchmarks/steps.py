@@ -16,6 +16,7 @@ import numpy as np
 from confluent_kafka import Message, Producer
 
 from benchmarks.load import FORMATS, Format, bodies
+from benchmarks.options import JSON, quick_is, seed_of
 from benchmarks.report import Line, Result, show
 from benchmarks.sample import sample
 from benchmarks.subject import SUBJECTS
@@ -58,11 +59,9 @@ AT_MS: Final = 1_700_000_000_000
     show_default=True,
     help="How it is encoded.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the requests.")
-@click.option("--quick", is_flag=True, help="Fewer repeats.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@seed_of("the requests")
+@quick_is("Fewer repeats")
+@JSON
 def command(subject: str, kind: Format, seed: int, quick: bool, as_json: bool) -> None:
     """CPU of each step of the gateway, in microseconds a row."""
     show(measure(subject, kind, seed, QUICK_STEP_SEC if quick else STEP_SEC), as_json)

@@ -22,6 +22,7 @@ from benchmarks.limit import GROUP as LIMIT_GROUP
 from benchmarks.limit import Plan, Tensor
 from benchmarks.load import FORMATS, Backlog, Bodies, Format, bodies, request_topic
 from benchmarks.meter import Committed, Run, StageFailed, watch
+from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, in_turns, median, progress, ratio, show
 from benchmarks.sample import sample
 from benchmarks.serving import Turns
@@ -70,24 +71,16 @@ LIMIT_OBSERVATIONS: Final = "bench-limit-observations"
 @click.option(
     "--gateways", type=click.IntRange(1, 2), default=1, show_default=True, help="Gateway processes."
 )
-@click.option(
-    "--turns",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Turns, of which the median counts.",
-)
+@TURNS
 @click.option(
     "--peers/--no-peers",
     "with_peers",
     default=True,
     help="Measure the peers too (sets up their environment).",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the requests and the weights.")
-@click.option("--quick", is_flag=True, help="One turn, a third of the rows, no peers.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
-)
+@seed_of()
+@quick_is("One turn, a third of the rows, no peers")
+@JSON
 def command(
     subject: str, kind: Format, stage: str, rows: int | None, gateways: int, turns: int, with_peers: bool, seed: int,
     quick: bool, as_json: bool,

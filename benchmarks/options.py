@@ -1,0 +1,31 @@
+"""Options that benchmarks share, as decorators of their commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import click
+
+Option: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+TURNS: Final[Option] = click.option(
+    "--turns",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Turns, of which the median counts.",
+)
+JSON: Final[Option] = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
+)
+
+
+def seed_of(drawn: str = "the requests and the weights") -> Option:
+    """What is drawn by it."""
+    return click.option("--seed", default=0, show_default=True, help=f"Of {drawn}.")
+
+
+def quick_is(means: str) -> Option:
+    """A first look, for which less is measured."""
+    return click.option("--quick", is_flag=True, help=f"{means}.")
