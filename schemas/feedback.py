@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from typing import Final, Literal
 
 import msgspec
 
 from schemas.errors import Rejection
-from schemas.identity import name_id
+from schemas.identity import id_text, name_bytes
 from schemas.spec import ModelSpec
 
 Kind = Literal["label", "rating", "thumb", "correction", "comment", "signal"]
 MAX_TEXT_CHARS: Final = 10_000
+_CANONICAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+"""Ids as our own answers have them, which need not be taken apart and put together again."""
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -50,7 +53,7 @@ def decode_feedback(value: bytes, spec: ModelSpec) -> Feedback:
         raise Rejection("undecodable", "", "a JSON object", f"not JSON: {error}") from None
     if bool(feedback.prediction_id) == bool(feedback.request_id):
         raise Rejection("missing_field", "prediction_id", "either prediction_id or request_id")
-    if feedback.prediction_id:
+    if feedback.prediction_id and not _CANONICAL(feedback.prediction_id):
         try:
             canonical = str(uuid.UUID(feedback.prediction_id))
         except ValueError:
@@ -72,27 +75,34 @@ def decode_feedback(value: bytes, spec: ModelSpec) -> Feedback:
             feedback.value,
             feedback.at_ms,
         )
-        feedback = msgspec.structs.replace(feedback, feedback_id=str(name_id("feedback", spec.name, *said)))
+        feedback = msgspec.structs.replace(
+            feedback, feedback_id=id_text(name_bytes("feedback", spec.name, *said))
+        )
     return feedback
 
 
 def _check_value(feedback: Feedback, spec: ModelSpec) -> None:
     value = feedback.value
-    found = f"found {str(value)[:60]!r}"
     if feedback.kind in ("label", "correction"):
         if spec.task == "regression":
             if isinstance(value, bool | str) or not math.isfinite(value):
-                raise Rejection("wrong_type", "value", "a finite number", found)
+                raise Rejection("wrong_type", "value", "a finite number", _found(value))
         elif value not in spec.classes:
-            raise Rejection("unknown_category", "value", f"one of {', '.join(spec.classes)}", found)
+            raise Rejection("unknown_category", "value", f"one of {', '.join(spec.classes)}", _found(value))
     elif feedback.kind == "rating":
         if isinstance(value, bool | str) or value not in (1, 2, 3, 4, 5):
-            raise Rejection("out_of_range", "value", "a rating of 1, 2, 3, 4 or 5", found)
+            raise Rejection("out_of_range", "value", "a rating of 1, 2, 3, 4 or 5", _found(value))
     elif feedback.kind == "thumb":
         if value not in ("up", "down"):
-            raise Rejection("unknown_category", "value", "up or down", found)
+            raise Rejection("unknown_category", "value", "up or down", _found(value))
     elif feedback.kind == "comment":
         if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT_CHARS:
-            raise Rejection("wrong_type", "value", f"a text of 1 to {MAX_TEXT_CHARS} characters", found)
+            raise Rejection(
+                "wrong_type", "value", f"a text of 1 to {MAX_TEXT_CHARS} characters", _found(value)
+            )
     elif not feedback.name:
         raise Rejection("missing_field", "name", "the signal's name")
+
+
+def _found(value: object) -> str:
+    return f"found {str(value)[:60]!r}"

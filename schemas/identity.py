@@ -7,6 +7,7 @@ instead of random ones.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from typing import Final
 
@@ -73,9 +74,33 @@ def prediction_id(
     return uuid.UUID(bytes=ids[0].tobytes())
 
 
+def name_bytes(*parts: object) -> bytes:
+    """The 16 bytes of `name_id`, for those who make thousands of them at a time.
+
+    >>> name_bytes("outcome", 7) == uuid.uuid5(_NAMESPACE, "outcome\x1f7").bytes
+    True
+    """
+    named = _NAMESPACE_BYTES + "\x1f".join(map(str, parts)).encode()
+    digest = bytearray(hashlib.sha1(named, usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return bytes(digest)
+
+
 def name_id(*parts: object) -> uuid.UUID:
     """A deterministic UUID (version 5) for an event that is named by `parts`: repeats of it carry the same id."""
-    return uuid.uuid5(_NAMESPACE, "\x1f".join(str(part) for part in parts))
+    return uuid.UUID(bytes=name_bytes(*parts))
+
+
+def id_text(id_bytes: bytes) -> str:
+    """The canonical text of a UUID's 16 bytes.
+
+    >>> id_text(uuid.UUID("7f3c1c0a-6d5e-4a53-9c2b-0d3b8a6f1e11").bytes)
+    '7f3c1c0a-6d5e-4a53-9c2b-0d3b8a6f1e11'
+    """
+    digits = id_bytes.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_OID, "tidemill")
+_NAMESPACE_BYTES: Final = _NAMESPACE.bytes

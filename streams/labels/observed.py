@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.arrow import OBSERVATIONS, part_of
+from schemas.identity import id_text
 from warehouse.lookups import PREDICTION_SCHEMA
 
 ROWS: Final = 200_000
@@ -110,7 +111,7 @@ class _Rows:
             piece, row = self._place(number)
             requested_ms = int(piece.rows.column("requested_at")[row].value)
             if requested_ms <= at_ms and (newest is None or requested_ms > newest[0]):
-                newest = requested_ms, _text(piece.rows.column("prediction_id")[row].as_py())
+                newest = requested_ms, id_text(piece.rows.column("prediction_id")[row].as_py())
             number = self._same_request.get(number)
         return newest
 
@@ -195,7 +196,7 @@ class Observed:
         batches: list[pa.RecordBatch] = []
         for rows in self._of(model):
             for batch in rows.take(wanted):
-                texts = [_text(each) for each in batch.column("prediction_id").to_pylist()]
+                texts = [id_text(each) for each in batch.column("prediction_id").to_pylist()]
                 given = [texts, *(batch.column(name) for name in ("prediction_id", *_COLUMNS[2:]))]
                 arrays = [
                     pa.array(column, field.type) if isinstance(column, list) else column.cast(field.type)
@@ -227,8 +228,3 @@ class Observed:
 def _halves(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:
     buffer = np.frombuffer(column.buffers()[1], ">u8")
     return buffer[2 * column.offset : 2 * (column.offset + len(column))].reshape(-1, 2)[:, 1]
-
-
-def _text(prediction_id: bytes) -> str:
-    digits = prediction_id.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.arrow import OUTCOMES, encode_batch
-from schemas.identity import name_id
+from schemas.identity import name_bytes
 from schemas.spec import ModelSpec
 from schemas.topics import OBSERVATION_BYTES
 from streams.labels.losses import Losses, classification, regression
@@ -47,7 +47,7 @@ def outcome_batch(
     feedback_ids = _repeat([each.label.feedback_id for each in accepted], which, pa.string())
     revisions = _repeat([each.revision for each in accepted], which, pa.uint32())
     ids = [
-        name_id("outcome", *named).bytes
+        name_bytes("outcome", *named)
         for named in zip(
             arms["id"].to_pylist(),
             arms["arm"].to_pylist(),
