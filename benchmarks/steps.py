@@ -100,7 +100,7 @@ def _steps(spec: ModelSpec, messages: list[Message], rows: int, step_sec: float)
         ServedArm(arm, Version("1.0-a", "1.0", spec, state, {}, scores[:0], 0.0)), np.arange(rows), 1.0
     )
     assignment = Assignment(f"requests.{spec.name}", 0, uuid.UUID(int=7), 0, 0)
-    piece = Slice(assignment, 0, len(messages), len(messages), rows, 0, 0)
+    piece = Slice(assignment, len(messages), len(messages), rows, 0, 0)
     model = Model(spec)
     largest_bytes = max(map(len, messages))
     admitted = admit(spec, messages, said(messages), largest_bytes)

@@ -28,7 +28,8 @@ from runtime.artifacts import ArtifactStore
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, callback, committed_or_start, consumer, judge, topic_ids
+from runtime.kafka import admin, callback, consumer, judge, topic_ids
+from runtime.offsets import committed, or_start
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
 from runtime.stalls import StallDetector, Stalled, StallGuard, positions_of
@@ -297,7 +298,7 @@ class ControlRoom:
 
     @callback
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
-        client.assign(committed_or_start(client, partitions))
+        client.assign(or_start(client, committed(client, partitions)))
         self._joined = True
         self._health.set_ready()
 

@@ -28,7 +28,7 @@ from inference.halts import Halts
 from inference.headers import joined
 from inference.infer import Inference, Superseded
 from inference.model import Model, Taken
-from inference.progress import Place, Progress
+from inference.progress import Progress
 from inference.redrive import redriven
 from inference.report import Report
 from inference.router import route_rows
@@ -38,6 +38,7 @@ from inference.triton import Triton
 from runtime import telemetry
 from runtime.clock import Clock, now_ms
 from runtime.kafka import raise_if_fatal
+from runtime.positions import Place
 from runtime.service import Health, Stop
 from runtime.settings import Settings
 from runtime.stalls import StallDetector, StallGuard
@@ -310,7 +311,8 @@ class Gateway:
             await asyncio.sleep(CARE_SEC)
             try:
                 recreated = await self._in(self._consumer_thread, self._source.recreated)
-            except Outage as error:
+                await self._in(self._consumer_thread, self._source.begin_made)
+            except (KafkaException, Outage) as error:
                 self._health.error(f"topics cannot be checked: {error}")
             else:
                 if recreated:

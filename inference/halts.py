@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from inference.model import Model
-from inference.progress import Assignment, Place, Slice
+from inference.progress import Assignment, Slice
 from runtime.clock import Clock
+from runtime.positions import Place
 from schemas.events import Alert
 from schemas.identity import name_id
 

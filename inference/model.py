@@ -171,7 +171,7 @@ def _taken(assignment: Assignment, fragments: list[Fragment]) -> Taken:
         said = joined((len(fragment.messages), fragment.said) for fragment in fragments)
     piece = Slice(
         assignment,
-        first_offset=_offset(messages[0]), next_offset=_offset(messages[-1]) + 1,
+        next_offset=_offset(messages[-1]) + 1,
         records=len(messages), rows=sum(fragment.rows for fragment in fragments),
         size_bytes=sum(sum(fragment.sizes_bytes) for fragment in fragments), first_ms=messages[0].timestamp()[1],
     )  # fmt: skip

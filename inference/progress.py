@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 
 from inference.limits import NO_POSITIONS, NO_TALLY, Tally
 from runtime.headers import Headers
+from runtime.positions import Place
 from schemas.dead_letters import Origin
 from schemas.errors import Rejection
-
-Place = tuple[str, int]
-"""Topic and partition."""
 
 
 @dataclass(eq=False)
@@ -82,7 +80,6 @@ class Slice:
     """Consecutive records of one partition that one micro-batch holds."""
 
     assignment: Assignment
-    first_offset: int
     next_offset: int
     records: int
     rows: int

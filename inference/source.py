@@ -8,12 +8,14 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from inference.limits import decode_tally
 from inference.model import Fragment
-from inference.progress import Assignment, Place, Progress
+from inference.progress import Assignment, Progress
 from runtime.kafka import REQUEST_TIMEOUT_SEC, callback, consumer, gather, judge
+from runtime.offsets import committed
+from runtime.positions import Place
 from runtime.settings import Settings
 from runtime.topics import Topics
 from schemas.errors import Outage
@@ -153,6 +155,15 @@ class Source:
         found = self._catalogue.ids(self._topics)
         return {name for name, topic_id in found.items() if self._opened_with.get(name, topic_id) != topic_id}
 
+    def begin_made(self) -> None:
+        """Begin what did not exist when it was to be begun, and does now: a topic may be given more partitions before its follower is.
+
+        Raises:
+            KafkaException, Outage: Kafka does not tell; to be called again.
+        """
+        if unbegun := self._unbegun():
+            self._begin([TopicPartition(*place) for place in unbegun])
+
     def reopen(self) -> None:
         """Begin with a new client. librdkafka goes by leader epochs, and takes a recreated topic's for outdated ones."""
         self._client.close()
@@ -172,8 +183,11 @@ class Source:
 
     def waiting(self) -> set[Place]:
         """What the group gave to this process and it has not begun to read, or could not go back to. From any thread."""
+        return self._unbegun() - self._gone
+
+    def _unbegun(self) -> set[Place]:
         begun = {(assignment.topic, assignment.partition) for assignment in self._progress.assignments()}
-        return self._owned - begun - self._gone
+        return self._owned - begun
 
     def close(self) -> None:
         """Leave the group."""
@@ -212,19 +226,17 @@ class Source:
 
     def _begin(self, partitions: list[TopicPartition]) -> None:
         there = self._catalogue.places()
-        # A topic may have been given more partitions than its follower; one that was deleted is given up by the next rebalance.
-        gone = [place for place in partitions if (place.topic, place.partition) not in there]
-        if gone:
-            log.warning("not there: %s", ", ".join(f"{place.topic} [{place.partition}]" for place in gone))
-        self._gone = (self._gone & self._owned) - there | {(place.topic, place.partition) for place in gone}
-        partitions = [place for place in partitions if place not in gone]
+        # A topic may have been given more partitions than its follower (`begin_made`); one that was deleted is given up by the next rebalance.
+        gone = {(place.topic, place.partition) for place in partitions} - there
+        if news := gone - self._gone:
+            log.warning("not there: %s", ", ".join(f"{topic} [{number}]" for topic, number in sorted(news)))
+        self._gone = (self._gone & self._owned) - there | gone
+        partitions = [place for place in partitions if (place.topic, place.partition) not in gone]
         if not partitions:
             return
         found = self._catalogue.ids({place.topic for place in partitions})
         starts = []
-        for place in self._client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
-            if place.error is not None:
-                raise KafkaException(place.error)
+        for place in committed(self._client, partitions):
             topic_id = found.get(place.topic)
             if topic_id is None:
                 raise Outage(f"topic {place.topic} was there a moment ago and is not now")

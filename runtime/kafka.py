@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -101,8 +102,34 @@ def producer(settings: Settings, **overrides: Any) -> Producer:
 
 
 def admin(settings: Settings) -> AdminClient:
-    """The admin client."""
+    """An admin client."""
     return AdminClient({"bootstrap.servers": settings.kafka_bootstrap, **_CONNECTION}, logger=log)
+
+
+class LastingAdmin:
+    """An admin client for whoever asks again and again: replaced when it fails. One that saw the broker go, or began before it, may look for the
+    controller for ever, or hold to what has passed and be refused for ever. Threads may share it: at worst each makes a client, and one is dropped."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: AdminClient | None = None
+
+    @contextmanager
+    def asking(self, what: str) -> Iterator[AdminClient]:
+        """The client, to ask for `what` (as in "Kafka does not tell ...").
+
+        Raises:
+            Outage: the broker gave no good answer.
+        """
+        client = self._client = self._client or admin(self._settings)
+        try:
+            yield client
+        except (KafkaException, TimeoutError, Outage) as error:
+            self._client = None
+            if isinstance(error, Outage):
+                raise
+            why = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
+            raise Outage(f"Kafka does not tell {what}: {why}") from error
 
 
 def create_topics(
@@ -192,21 +219,6 @@ def topic_ids(client: AdminClient, names: Iterable[str]) -> dict[str, uuid.UUID]
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise Outage(f"Kafka does not describe topic {name}: {error.args[0].str()}") from error
     return found
-
-
-def committed_or_start(client: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
-    """Where the group stands on `partitions`: the committed offset, or the low watermark if it never committed."""
-    places = []
-    for place in client.committed(partitions, timeout=REQUEST_TIMEOUT_SEC):
-        if place.error is not None:
-            raise KafkaException(place.error)
-        if place.offset < 0:
-            low, _ = client.get_watermark_offsets(
-                TopicPartition(place.topic, place.partition), timeout=REQUEST_TIMEOUT_SEC
-            )
-            place = TopicPartition(place.topic, place.partition, low)
-        places.append(place)
-    return places
 
 
 def _uuid(kafka_uuid: Any) -> uuid.UUID:

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, judge
+from runtime.kafka import REQUEST_TIMEOUT_SEC, LastingAdmin, judge
 from runtime.settings import Settings
 from schemas.errors import Outage
 
@@ -41,8 +41,7 @@ class EndOffsets:
     """Asks where topics end. Not thread-safe."""
 
     def __init__(self, settings: Settings, timeout_sec: float = REQUEST_TIMEOUT_SEC) -> None:
-        self._settings, self._timeout_sec = settings, timeout_sec
-        self._client: AdminClient | None = None
+        self._admin, self._timeout_sec = LastingAdmin(settings), timeout_sec
         self._partitions: dict[str, int] = {}
 
     def of(self, topics: Iterable[str], *, stable: bool = False) -> dict[Place, int]:
@@ -52,26 +51,23 @@ class EndOffsets:
             Outage: the broker does not answer.
         """
         topics = list(topics)
-        with self._asking(", ".join(topics)) as client:
+        with self._asking(topics) as client:
             places = [(topic, p) for topic in topics for p in range(self._count(client, topic))]
             return self._listed(client, places, stable)
 
     def at(self, places: Collection[Place], *, stable: bool = False) -> dict[Place, int]:
         """As `of`, for some partitions."""
-        with self._asking(", ".join(sorted({topic for topic, _ in places}))) as client:
+        with self._asking(sorted({topic for topic, _ in places})) as client:
             return self._listed(client, places, stable)
 
     @contextmanager
-    def _asking(self, what: str) -> Iterator[AdminClient]:
-        if self._client is None:
-            self._client = admin(self._settings)
+    def _asking(self, topics: Iterable[str]) -> Iterator[AdminClient]:
         try:
-            yield self._client
-        except (KafkaException, TimeoutError) as error:
-            # After a broker's restart a client may hold to what has passed, and be refused for ever.
-            self._client = None
+            with self._admin.asking(f"the ends of {', '.join(topics)}") as client:
+                yield client
+        except Outage:
             self._partitions.clear()
-            raise Outage(f"Kafka does not tell the ends of {what}: {error}") from error
+            raise
 
     def _count(self, client: AdminClient, topic: str) -> int:
         if topic not in self._partitions:

@@ -22,7 +22,8 @@ from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from runtime.kafka import REQUEST_TIMEOUT_SEC, committed_or_start, consumer
+from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
+from runtime.offsets import or_start, told
 from runtime.positions import PROBING, EndOffsets, Place, next_record
 from runtime.service import CRASHED, Stage
 from runtime.settings import Settings
@@ -119,7 +120,7 @@ class StallDetector:
         unread = [TopicPartition(*place) for place, position in positions.items() if position is None]
         started = {
             (found.topic, found.partition): found.offset
-            for found in (committed_or_start(self._prober(), unread) if unread else [])
+            for found in (or_start(self._prober(), told(self._prober(), unread)) if unread else [])
         }
         ends = self._ends.at(positions, stable=True)
         return {

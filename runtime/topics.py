@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from typing import Final
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, topic_ids
+from runtime.kafka import REQUEST_TIMEOUT_SEC, LastingAdmin, topic_ids
 from runtime.positions import Place
 from runtime.service import Health, Stop
 from runtime.settings import Settings
@@ -43,12 +39,10 @@ def existing_topics(
 
 
 class Topics:
-    """Asks again and again, by a client that is replaced when it fails: one that saw the broker go, or began before it, may look for the controller for
-    ever."""
+    """Asks again and again which topics there are. Threads may share it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._client: AdminClient | None = None
+        self._admin = LastingAdmin(settings)
 
     def ids(self, names: Iterable[str]) -> dict[str, uuid.UUID]:
         """As `topic_ids`.
@@ -56,7 +50,7 @@ class Topics:
         Raises:
             Outage: the broker did not answer.
         """
-        with self._asking() as client:
+        with self._admin.asking("its topics") as client:
             return topic_ids(client, names)
 
     def places(self) -> set[Place]:
@@ -65,17 +59,6 @@ class Topics:
         Raises:
             Outage: the broker did not answer.
         """
-        with self._asking() as client:
+        with self._admin.asking("its topics") as client:
             topics = client.list_topics(timeout=REQUEST_TIMEOUT_SEC).topics
         return {(name, number) for name, metadata in topics.items() for number in metadata.partitions}
-
-    @contextmanager
-    def _asking(self) -> Iterator[AdminClient]:
-        client = self._client = self._client or admin(self._settings)
-        try:
-            yield client
-        except (KafkaException, Outage) as error:
-            self._client = None
-            if isinstance(error, Outage):
-                raise
-            raise Outage(f"Kafka does not tell its topics: {error.args[0].str()}") from error

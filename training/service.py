@@ -29,7 +29,8 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from runtime.clock import now_ms
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import admin, callback, committed_or_start, consumer, judge, raise_if_fenced, topic_ids
+from runtime.kafka import admin, callback, consumer, judge, raise_if_fenced, topic_ids
+from runtime.offsets import or_start, told
 from runtime.service import Health, Stage, Stop
 from runtime.settings import Settings
 from runtime.stalls import StallDetector, Stalled, StallGuard, positions_of
@@ -246,7 +247,8 @@ class Service:
     @callback
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         self._assignment += 1
-        client.assign(committed_or_start(client, partitions))
+        # Orders that come again were answered: "none" costs nothing here.
+        client.assign(or_start(client, told(client, partitions)))
         self._joined = True
         self._health.set_ready()
 

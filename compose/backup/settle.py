@@ -9,7 +9,7 @@ from typing import Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer
-from runtime.positions import PROBING, next_record
+from runtime.positions import PROBING, EndOffsets, Ends, next_record
 from runtime.settings import Settings
 from schemas.errors import Outage
 from schemas.spec import load_specs
@@ -25,8 +25,6 @@ from schemas.topics import (
 
 POLL_SEC: Final = 0.1
 
-Place = tuple[str, int]
-
 
 def settle(settings: Settings, wait_sec: float) -> list[str]:
     """Wait up to `wait_sec`; return a line for each stage that had not caught up then, none if all is in ClickHouse.
@@ -35,18 +33,20 @@ def settle(settings: Settings, wait_sec: float) -> list[str]:
     """
     deadline = time.monotonic() + wait_sec
     models = list(load_specs(settings.models_dir))
+    ends = EndOffsets(settings)
     reader = consumer(settings, f"backup-ends-{uuid.uuid4()}", **PROBING)
     late = []
     try:
-        requests = _ends(
-            reader, [topic.for_model(model) for topic in (REQUESTS, REDRIVES) for model in models]
+        requests = ends.of(
+            [topic.for_model(model) for topic in (REQUESTS, REDRIVES) for model in models], stable=True
         )
-        feedback = _ends(
-            reader, [topic.for_model(model) for topic in (FEEDBACK, FEEDBACK_REDRIVES) for model in models]
+        feedback = ends.of(
+            [topic.for_model(model) for topic in (FEEDBACK, FEEDBACK_REDRIVES) for model in models],
+            stable=True,
         )
         late += _passed(settings, reader, "gateway", requests, deadline)
         late += _passed(settings, reader, "labels", feedback, deadline)
-        rows = _ends(reader, [OBSERVATIONS.name, OUTCOMES.name, DEAD_LETTERS.name])
+        rows = ends.of([OBSERVATIONS.name, OUTCOMES.name, DEAD_LETTERS.name], stable=True)
         late += _passed(settings, reader, "sink", rows | feedback, deadline)
     except KafkaException as error:
         raise Outage(f"Kafka: {error.args[0].str()}") from error
@@ -55,22 +55,7 @@ def settle(settings: Settings, wait_sec: float) -> list[str]:
     return late
 
 
-def _ends(reader: Consumer, topics: list[str]) -> dict[Place, int]:
-    """The ends, as a read-committed reader sees them, of all partitions that hold something."""
-    ends: dict[Place, int] = {}
-    for topic in topics:
-        for partition in reader.list_topics(topic, timeout=REQUEST_TIMEOUT_SEC).topics[topic].partitions:
-            low, high = reader.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_SEC
-            )
-            if high > low:
-                ends[topic, partition] = high
-    return ends
-
-
-def _passed(
-    settings: Settings, reader: Consumer, group: str, ends: dict[Place, int], deadline: float
-) -> list[str]:
+def _passed(settings: Settings, reader: Consumer, group: str, ends: Ends, deadline: float) -> list[str]:
     """Where the group has not come to `ends` at the deadline. It is asked, never joined."""
     if not ends:
         return []
@@ -81,7 +66,7 @@ def _passed(
             behind = [
                 f"{group} is at {max(place.offset, 0)} of {end} in {place.topic}:{place.partition}"
                 for place in found
-                if place.offset < (end := ends[place.topic, place.partition])
+                if max(place.offset, 0) < (end := ends[place.topic, place.partition])
                 and _readable(reader, place, end)
             ]
             if not behind or time.monotonic() >= deadline:

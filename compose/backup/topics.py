@@ -17,7 +17,8 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from compose.backup.chain import Chain
 from runtime.headers import pairs
-from runtime.kafka import REQUEST_TIMEOUT_SEC, admin, consumer, topic_ids
+from runtime.kafka import admin, consumer, topic_ids
+from runtime.offsets import told
 from runtime.positions import Place
 from runtime.reader import TopicReader
 from runtime.settings import Settings
@@ -198,7 +199,7 @@ class _Reader:
         positions = {}
         for group, topics in READERS.items():
             places = [TopicPartition(name, p) for name, p in stable if name in topics]
-            found = self._groups[group].committed(places, timeout=REQUEST_TIMEOUT_SEC)
+            found = told(self._groups[group], places)
             positions[group] = {(place.topic, place.partition): max(place.offset, 0) for place in found}
         ends = {(topic.name, p): end for topic in KEPT for p, end in self.ends(topic.name).items()}
         return _Marks(stable, ends, positions)

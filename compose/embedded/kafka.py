@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
+import itertools
 import subprocess
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +20,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from compose.embedded import parts
-from compose.embedded.process import NotReady, Start
+from compose.embedded.process import Broken, NotReady, Start
 from compose.embedded.variation import Listener
 
 PROBE_TOPIC = "tidemill.probe"
+OFFSETS_PARTITIONS = 8
+ASK_EVERY_SEC = 5.0
+FORSAKEN_SEC = 20.0
+"""A group coordinator that does not answer for so long, though the broker does, never will: reading its log takes a second or two."""
 LOG_OPTIONS = (
     # Without these the broker prints its whole configuration, 100 kB, at each start.
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -68,7 +75,11 @@ def server_properties(
         "replica.fetch.max.bytes": str(8 << 20),
         # Internal topics: one replica, and few partitions because each one costs files and start-up time.
         "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "8",
+        "offsets.topic.num.partitions": str(OFFSETS_PARTITIONS),
+        # The broker reads all of them when it starts, and serves no group and no transaction before. By default a log of 100 MB is not compacted
+        # before it is full. While it is being read its groups may even seem to be new (docs/decisions/0004).
+        "offsets.topic.segment.bytes": str(1 << 20),
+        "transaction.state.log.segment.bytes": str(1 << 20),
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "transaction.state.log.num.partitions": "8",
@@ -139,9 +150,14 @@ STARTUP_CACHE = "startup.aot"
 
 
 class KafkaProbe:
-    """Ready means that a record made the round trip through the broker."""
+    """Ready means that a record made the round trip through the broker. Beside that, one group coordinator after the other is asked something."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._asked = 0
+        """Whose turn it is, of the partitions of the groups' offsets."""
+        self._ask_at = 0.0
+        self._silent_since: float | None = None
         self._common: dict[str, str | int | float | bool] = {
             "bootstrap.servers": bootstrap,
             "log_level": 0,
@@ -165,9 +181,46 @@ class KafkaProbe:
 
     def __call__(self) -> Mapping[str, Any]:
         try:
-            return self._round_trip()
+            found = self._round_trip()
         except KafkaException as error:
+            self._silent_since = None
             raise NotReady(str(error.args[0].str() if hasattr(error.args[0], "str") else error)) from error
+        except NotReady:
+            self._silent_since = None
+            raise
+        self._ask_a_coordinator()
+        return found
+
+    def _ask_a_coordinator(self) -> None:
+        """The next one, or the same again if it did not answer. Raises `Broken` if it did not for `FORSAKEN_SEC`.
+
+        A coordinator of Kafka 4.1 that fails while it is being loaded stays failed until the broker is started anew.
+        """
+        now = self._clock()
+        if now < self._ask_at:
+            return
+        self._ask_at = now + ASK_EVERY_SEC
+        partition = self._asked % OFFSETS_PARTITIONS
+        # A new client each time: one that saw the broker go may look for a coordinator for ever.
+        client = Consumer({**self._common, "group.id": _group_in(partition)})
+        try:
+            for place in client.committed([TopicPartition(PROBE_TOPIC, 0)], timeout=3):
+                if place.error is not None:
+                    raise KafkaException(place.error)
+        except KafkaException as error:
+            if self._silent_since is None:
+                self._silent_since = now
+            if now >= self._silent_since + FORSAKEN_SEC:
+                self._silent_since = None
+                why = error.args[0].str()
+                raise Broken(
+                    f"the group coordinator of __consumer_offsets-{partition} is gone: {why}"
+                ) from error
+        else:
+            self._asked += 1
+            self._silent_since = None
+        finally:
+            client.close()
 
     def _round_trip(self) -> Mapping[str, Any]:
         topics = self._admin.list_topics(timeout=3).topics
@@ -198,3 +251,25 @@ class KafkaProbe:
             del self._consumer
             raise NotReady("a record that was acknowledged could not be read back within 4 s")
         return {"topics": len(topics)}
+
+
+@functools.cache
+def _group_in(partition: int) -> str:
+    """A group whose offsets Kafka keeps in this partition: by Java's hash of its name."""
+    return next(
+        name
+        for name in (f"tidemill.probe.{number}" for number in itertools.count())
+        if abs(_java_hash(name)) % OFFSETS_PARTITIONS == partition
+    )
+
+
+def _java_hash(text: str) -> int:
+    """`String.hashCode`: 32 bits with a sign.
+
+    >>> _java_hash("training"), _java_hash("worker")
+    (1276119258, -782085250)
+    """
+    found = 0
+    for character in text:
+        found = (31 * found + ord(character)) & 0xFFFFFFFF
+    return found - (1 << 32 if found >> 31 else 0)

@@ -31,7 +31,8 @@ from confluent_kafka import Consumer, TopicPartition
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import produce_dead_letter
-from runtime.kafka import callback, committed_or_start, consumer, gather, judge
+from runtime.kafka import callback, consumer, gather, judge
+from runtime.offsets import committed, or_start
 from runtime.positions import EndOffsets, Ends, Place
 from runtime.service import Health, Stop, run
 from runtime.service import Stage as Shown
@@ -271,7 +272,8 @@ class Labels:
         self._watch.end()
         self._restored, self._state_end, self._fence = False, None, None
         self._started_over += 1
-        found = committed_or_start(client, [TopicPartition(*place) for place in places]) if places else []
+        known = committed(client, [TopicPartition(*place) for place in places]) if places else []
+        found = or_start(client, known)
         self._next = {(place.topic, place.partition): place.offset for place in found}
         return found
 

@@ -1,8 +1,8 @@
 """Kafka → ClickHouse, each row exactly once, by a write-ahead insert plan.
 
 Read in this order: `plan` (what is written down before an insert), `ranges` (what one insert holds), `tables` (which topic goes
-where, and how), `partition` (the life of one partition, without I/O), `inserts` (insert and count), `pools` (inserts under
-way), `loop` (the shell that polls, commits and shuts down), `service` (the process).
+where, and how), `partition` (the life of one partition, without I/O), `takeover` (how it begins), `inserts` (insert and count),
+`pools` (inserts under way), `loop` (the shell that polls, commits and shuts down), `service` (the process).
 
 The order of one range's steps, which nothing may change:
 

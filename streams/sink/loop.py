@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from clickhouse_connect.driver.client import Client
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from runtime.clock import now_ms
 from runtime.headers import pairs
@@ -36,11 +36,12 @@ from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
 from streams.sink.alerts import Alerts
 from streams.sink.partition import Partition
-from streams.sink.plan import Plan, decode_plan, encode_plan
+from streams.sink.plan import Plan, encode_plan
 from streams.sink.pools import Pools
 from streams.sink.ranges import Range, Record
 from streams.sink.status import report
-from streams.sink.tables import Source, targets
+from streams.sink.tables import targets
+from streams.sink.takeover import take_over
 from warehouse.client import Refused
 
 log = logging.getLogger(__name__)
@@ -328,38 +329,10 @@ class Sink:
         log.info("assigned %s", ", ".join(f"{place.topic}:{place.partition}" for place in assigned))
 
     def _begin(self, client: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
-        """Take partitions over from where the group stands, with what the one before us was inserting; where to read on.
-
-        Raises:
-            KafkaException, Outage: Kafka does not tell; nothing has happened.
-        """
-        ids = self._topics.ids({place.topic for place in places})
-        committed = client.committed(places, timeout=REQUEST_TIMEOUT_SEC)
-        for place in committed:
-            if place.error is not None:
-                raise KafkaException(place.error)
-            if place.topic not in ids:
-                raise Outage(f"topic {place.topic} is assigned and does not exist")
-        starts = []
-        for place in committed:
-            table, spec = self._targets[place.topic]
-            start = place.offset if place.offset >= 0 else None
-            halted, plan = "", None
-            try:
-                plan = decode_plan(place.metadata) if start is not None else None
-            except ValueError as error:
-                halted = str(error)
-            topic_id = ids[place.topic]
-            if plan is not None and plan.topic_id != topic_id:
-                halted = f"the plan is for topic {plan.topic_id}, but {place.topic} is {topic_id} now: it was recreated"
-            partition = Partition(place.topic, place.partition, table, Source(topic_id, spec), start, plan)
-            if halted:
-                partition.halt(halted)
-            self._partitions[place.topic, place.partition] = partition
-            starts.append(
-                TopicPartition(place.topic, place.partition, OFFSET_BEGINNING if start is None else start)
-            )
-        return starts
+        """Take partitions over (`take_over`); where to read on."""
+        taken = take_over(client, self._topics, self._targets, places)
+        self._partitions |= {(partition.topic, partition.number): partition for partition, _ in taken}
+        return [start for _, start in taken]
 
     @callback
     def _revoked(self, client: Consumer, revoked: list[TopicPartition]) -> None:

@@ -59,7 +59,7 @@ def records(count: int, headers: Headers) -> list[Message]:
 def serve(messages: list[Message], model: Model) -> list[bytes]:
     """What the gateway does with a micro-batch, but for asking Triton."""
     n = len(messages)
-    piece = Slice(ASSIGNMENT, 0, n, n, n, 0, 0)
+    piece = Slice(ASSIGNMENT, n, n, n, 0, 0)
     admitted = admit(SPEC, messages, said(messages), max(map(len, messages)))
     decoded = model.decoder.decode_all(admitted)
     encode(SPEC, STATE, decoded.columns)

@@ -94,11 +94,8 @@ def test_micro_batches_are_cut_by_rows_and_never_inside_a_record() -> None:
         record(3, rows(*range(30)), ARROW_TYPE), record(4, b"no arrow", ARROW_TYPE), record(5, b"{}"),
     ]  # fmt: skip
     _, batches = taken(messages, model)
-    cut = [
-        [(piece.first_offset, piece.next_offset, piece.records, piece.rows) for piece, *_ in batch]
-        for batch in batches
-    ]
-    assert cut == [[(0, 2, 2, 6)], [(2, 3, 1, 3)], [(3, 4, 1, 30)], [(4, 6, 2, 2)]]
+    cut = [[(piece.next_offset, piece.records, piece.rows) for piece, *_ in batch] for batch in batches]
+    assert cut == [[(2, 2, 6)], [(3, 1, 3)], [(4, 1, 30)], [(6, 2, 2)]]
     assert not model.waiting.is_set()
 
 

@@ -27,7 +27,6 @@ def halted(offset: int = 41) -> Slice:
     assignment.halted = "too many"
     output = Output([], [], {}, [], [], [], Counter({"missing_field": 7}))
     fields: dict[str, Any] = {
-        "first_offset": offset,
         "next_offset": offset + 9,
         "records": 9,
         "rows": 9,

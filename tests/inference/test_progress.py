@@ -19,7 +19,7 @@ def owned(progress: Progress, partition: int = 0, position: int = 0) -> Assignme
 
 def begun(progress: Progress, assignment: Assignment, first: int, rows: int) -> Slice:
     progress.polled(assignment, first + rows, rows, 10 * rows, first_ms=first)
-    piece = Slice(assignment, first, first + rows, rows, rows, 10 * rows, first_ms=first)
+    piece = Slice(assignment, first + rows, rows, rows, 10 * rows, first_ms=first)
     assert progress.begin(piece)
     return piece
 
@@ -66,7 +66,7 @@ def test_results_of_an_ended_ownership_are_dropped_also_when_the_partition_came_
     again = owned(progress, position=0)
     progress.complete(late, output())
     assert before.ended
-    assert not progress.begin(Slice(before, 10, 11, 1, 1, 1, 0))
+    assert not progress.begin(Slice(before, 11, 1, 1, 1, 0))
     assert (progress.completed(1000), progress.ready_rows, progress.held("requests.toy")) == ([], 0, (0, 0))
     assert progress.of("requests.toy", 0) is again
 

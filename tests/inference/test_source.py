@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.cimpl import NewPartitions
 
 from compose.embedded.stack import Stack
 from inference.progress import Progress
@@ -104,3 +106,26 @@ def test_what_could_not_be_gone_back_to_is_known_to_wait(
         source.rewind()
         assert source.waiting() == set()
         assert owned() == everything
+
+
+def test_a_follower_that_is_made_later_is_begun_then(settings: Settings, group: str) -> None:
+    name = str(uuid.uuid4())
+    requests, redrives = f"requests.{name}", f"redrives.{name}"
+    client, progress = admin(settings), Progress()
+    create_topics(client, [(requests, REQUESTS, 2), (redrives, REDRIVES, 1)])
+
+    def begun() -> set[tuple[str, int]]:
+        source.poll(0.05, ())
+        with suppress(KafkaException):  # the consumer has not heard of it yet
+            source.begin_made()
+        return {(each.topic, each.partition) for each in progress.assignments()}
+
+    with closing(Source(settings, {requests: redrives}, progress, threading.Lock())) as source:
+        there = {(requests, 0), (requests, 1), (redrives, 0)}
+        until(lambda: begun() == there, "what is there is begun")
+        assert source.waiting() == set()
+        for added in client.create_partitions([NewPartitions(redrives, 2)]).values():
+            added.result(10)
+        until(lambda: begun() == {*there, (redrives, 1)}, "what was made is begun")
+    for deleted in client.delete_topics([requests, redrives]).values():
+        deleted.result(10)

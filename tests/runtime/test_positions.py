@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from compose.embedded.stack import Stack
-from runtime import positions
+from runtime import kafka, positions
 from runtime.kafka import admin, consumer, create_topics
 from runtime.positions import PROBING, EndOffsets, Place, next_record
 from runtime.reader import TopicReader
@@ -126,7 +126,7 @@ class Broken:
 
 def test_an_answer_that_never_comes_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(positions, "_MARGIN_SEC", 0.0)
-    monkeypatch.setattr(positions, "admin", lambda _: Broken())
+    monkeypatch.setattr(kafka, "admin", lambda _: Broken())
     with pytest.raises(Outage, match="observations"):
         EndOffsets(Settings(), timeout_sec=0.05).at([("observations", 0)])
 
@@ -136,10 +136,10 @@ def test_a_client_that_fails_is_replaced(
 ) -> None:
     ends = EndOffsets(settings)
     error = KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH))
-    monkeypatch.setattr(positions, "admin", lambda _: Broken(error))
+    monkeypatch.setattr(kafka, "admin", lambda _: Broken(error))
     with pytest.raises(Outage, match=place[0]):
         ends.at([place])
-    monkeypatch.setattr(positions, "admin", admin)
+    monkeypatch.setattr(kafka, "admin", admin)
     assert ends.at([place]) == {place: 0}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from compose.embedded.ports import HOST, free_ports
 from compose.embedded.stack import Stack
-from runtime import topics
+from runtime import kafka, topics
 from runtime.kafka import admin, create_topics, topic_ids
 from runtime.service import Health, Stop
 from runtime.settings import Settings
@@ -50,7 +50,7 @@ def test_a_client_that_fails_is_replaced(infrastructure: Stack, monkeypatch: pyt
     with monkeypatch.context() as broken:
         # One that has lost its broker for good.
         lost = admin(Settings(kafka_bootstrap=f"{HOST}:{nobody}"))
-        broken.setattr(topics, "admin", lambda _: lost)
+        broken.setattr(kafka, "admin", lambda _: lost)
         broken.setattr(topics, "REQUEST_TIMEOUT_SEC", 0.5)
         with pytest.raises(Outage):
             catalogue.places()

@@ -14,7 +14,8 @@ from confluent_kafka import Producer, TopicPartition
 from compose.embedded.stack import Stack
 from runtime import transactions
 from runtime.compacted import CompactedTopic
-from runtime.kafka import admin, committed_or_start, consumer, create_topics, topic_ids
+from runtime.kafka import admin, consumer, create_topics, topic_ids
+from runtime.offsets import or_start, told
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Fenced
@@ -164,12 +165,12 @@ def test_offsets_are_committed_with_the_records_or_not_at_all(
 ) -> None:
     reader = consumer(settings, f"test-{uuid.uuid4()}")
     place = [TopicPartition(topic, 0)]
-    assert committed_or_start(reader, place)[0].offset == 0
+    assert or_start(reader, told(reader, place))[0].offset == 0
     for offset, end in ((5, writer.abort), (7, writer.commit)):
         writer.begin()
         writer.send_offsets([TopicPartition(topic, 0, offset)], reader.consumer_group_metadata())
         end()
-        assert committed_or_start(reader, place)[0].offset == (0 if offset == 5 else 7)
+        assert or_start(reader, told(reader, place))[0].offset == (0 if offset == 5 else 7)
     reader.close()
 
 

@@ -14,7 +14,8 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import KafkaError, Message, TopicPartition
 
 from runtime.headers import pairs, text
-from runtime.kafka import committed_or_start, consumer, producer
+from runtime.kafka import consumer, producer
+from runtime.offsets import or_start, told
 from runtime.positions import EndOffsets
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer
@@ -126,7 +127,7 @@ class Loop:
     def sink(self) -> int:
         """Bring what is new of observations and outcomes into ClickHouse, confirm it, and return the number of records."""
         group = consumer(self.settings, "sink")
-        places = committed_or_start(group, [TopicPartition(*place) for place in self._ends.of(self._sunk)])
+        places = or_start(group, told(group, [TopicPartition(*place) for place in self._ends.of(self._sunk)]))
         messages = self._read_on(places)
         confirmed: dict[tuple[str, int], int] = {}
         for message in messages:
