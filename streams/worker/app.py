@@ -41,6 +41,11 @@ SAVE_EVERY_SEC: Final = (1.0, 2.0)
 """Shortest and longest pause between saves: four times what the last one took, so that saving takes at most a fifth of the time."""
 SAVE_AT_RECORDS: Final = 5000
 """A save that would write more than this does not wait for the timer, and the stream waits for the save."""
+FETCH_WAIT_MS: Final = 100
+"""A fetch that has nothing to bring waits this long. While it does, aiokafka sends no other to the broker, and a fetch of partitions with nothing
+new, sent while the others' records wait to be taken, holds them up; Faust would let it wait for 1.5 s."""
+FETCH_BYTES: Final = 4 * 1024 * 1024
+"""Of a partition at once: what is read while the records before it are measured."""
 STREAM_EVENTS: Final = 64
 """Micro-batches that may wait in a stream."""
 
@@ -51,6 +56,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
 
@@ -131,6 +137,7 @@ class Worker:
             broker_request_timeout=30.0,
             stream_buffer_maxsize=STREAM_EVENTS,
             broker_max_poll_records=STREAM_EVENTS,
+            consumer_max_fetch_size=FETCH_BYTES,
             stream_wait_empty=False,
             topic_allow_declare=False,
             topic_disable_leader=True,
