@@ -26,8 +26,8 @@ from streams.labels.service import NAME as GROUP
 MODEL: Final = "floats_8"
 PREDICTIONS: Final = 10_000_000
 QUICK_PREDICTIONS: Final = 1_000_000
-LABELS: Final = 100_000
-QUICK_LABELS: Final = 20_000
+LABELS: Final = 400_000
+QUICK_LABELS: Final = 150_000
 STEP_ROWS: Final = 1_000_000
 
 # A version 7 UUID as schemas.identity lays it out: 48 bits of time, then bits of a hash; UUIDs compare in ClickHouse by their second half.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple, cast
 
 import msgspec
@@ -47,22 +48,31 @@ class Label(NamedTuple):
     truth_value: float
 
 
-def receive(message: Message, now_ms: int) -> Received:
-    """The record in `message`."""
-    headers = [
-        (name, value.encode() if isinstance(value, str) else value)
-        for name, value in pairs(message.headers())
-    ]
-    return Received(
-        topic=message.topic() or "",
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        timestamp_ms=message.timestamp()[1],
-        key=message.key(),
-        value=message.value(),
-        headers=headers,
-        arrived_ms=now_ms,
-    )
+def receive(messages: Iterable[Message], now_ms: int) -> list[Received]:
+    """The records in `messages`. Most producers write the same headers on every record: those that are like the ones before are kept once."""
+    found = []
+    said: object = None
+    headers: list[tuple[str, bytes | None]] = []
+    for message in messages:
+        own = message.headers()
+        if own != said:
+            said = own
+            headers = [
+                (name, value.encode() if isinstance(value, str) else value) for name, value in pairs(own)
+            ]
+        found.append(
+            Received(
+                topic=message.topic() or "",
+                partition=message.partition() or 0,
+                offset=message.offset() or 0,
+                timestamp_ms=message.timestamp()[1],
+                key=message.key(),
+                value=message.value(),
+                headers=headers,
+                arrived_ms=now_ms,
+            )
+        )
+    return found
 
 
 def decode(received: Received, spec: ModelSpec) -> Label | None:
