@@ -104,6 +104,8 @@ class SourcePartition:
         self._key = f"{processor.name}/{topic}/{partition}"
         self._home = partition % STATE.partitions
         self._producer: TransactionalProducer | None = None
+        self._failed = False
+        """Whether a save could not be written. What was drained for it is gone, and the state may be another's: nothing may be written upon that."""
 
     def open(self) -> None:
         """Fence the predecessor and go on from where it had committed.
@@ -156,9 +158,12 @@ class SourcePartition:
         """Write a save; waits out an absent broker.
 
         Raises:
-            Fenced: another worker has the partition now; nothing of this save is visible, nor will be.
+            Fenced: another worker has the partition now, or a save before this one failed; nothing of this save is visible, nor will be.
             Outage: Kafka is still away and the service is to stop; the events will come again.
         """
+        if self._failed:
+            raise Fenced(f"{self._key}: nothing is written after a save that failed")
+        self._failed = True
         while True:
             try:
                 self._transact(save)
@@ -169,6 +174,7 @@ class SourcePartition:
             counter("tidemill_transactions_total").labels(self.processor.name, result).inc()
             if result == "committed" or self._was_committed(save):
                 self.saved_offset = save.next_offset
+                self._failed = False
                 return
 
     def close(self) -> None:

@@ -223,3 +223,34 @@ def test_a_commit_that_did_not_happen_is_written_again(place: Place, monkeypatch
     assert place.outputs(1) == [b"7"]
     heir, restored = place.owner()
     assert (heir.next_offset, restored.sum) == (1, 7)
+
+
+def test_after_a_save_that_failed_nothing_more_is_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that slept, and lost its transaction meanwhile, learns that another one has the partition; what else it has to save, as it lets
+    go, would put the state back to where it fell asleep, and its successor would count everything since then again."""
+    sleeper, _ = place.owner()
+    sleeper.apply(0, b"1")
+    save(sleeper)
+    sleeper.apply(1, b"2")
+    late = sleeper.drain()
+    assert late is not None
+    successor, _ = place.owner()
+    for offset, value in ((1, b"2"), (2, b"3")):
+        successor.apply(offset, value)
+    save(successor)
+
+    def lost(_: SourcePartition, __: object) -> None:
+        raise TransactionLost("it slept for too long")
+
+    monkeypatch.setattr(SourcePartition, "_transact", lost)
+    with pytest.raises(Fenced, match="another worker has saved up to 3"):
+        sleeper.write(late)
+    monkeypatch.undo()
+    sleeper.apply(2, b"3")
+    with pytest.raises(Fenced, match="after a save that failed"):
+        save(sleeper)
+    _, adder = place.owner()
+    assert adder.sum == 6
+    assert place.outputs(2) == [b"1", b"6"]
