@@ -45,12 +45,10 @@ def stage_is(workshop: Workshop, model: str, stage: str) -> None:
     until(lambda: route(workshop, model).stage == stage, f"{model} is in stage {stage}")
 
 
-def live_until(
-    world: World, client: Client, model: str, reached: Any, limit: int = 400, flipped: bool = False
-) -> None:
+def live_until(world: World, client: Client, model: str, reached: Any, limit: int = 400) -> None:
     """Rows with their labels, a few at a time, until something has been decided."""
     for _ in range(limit // STEP_ROWS):
-        world.live(client, model, STEP_ROWS, flipped=flipped)
+        world.live(client, model, STEP_ROWS)
         if reached():
             return
     until(reached, f"a decision after {limit} rows")
@@ -103,40 +101,30 @@ def test_updates_that_lose_against_their_major_are_reverted_by_themselves(
 ) -> None:
     world = World(seed=3)
     path = world.file(tmp_path / "file.csv", 400)
-    assert workshop.tidemill("train", "manual", "--from", str(path), "--seed", "1")["action"] == "introduce"
+    assert workshop.tidemill("train", "updated", "--from", str(path), "--seed", "1")["action"] == "introduce"
     # The labels of one update's worth are wrong: the update learns them and goes live, as it should.
-    assert set(world.live(client, "manual", 200, flipped=True)) == {"1.0"}
-    champion_is(workshop, "manual", "1.1")
+    assert set(world.live(client, "updated", 200, flipped=True)) == {"1.0"}
+    champion_is(workshop, "updated", "1.1")
     # The truth comes back: 1.1 loses against 1.0, which still answers in shadow.
-    live_until(world, client, "manual", lambda: route(workshop, "manual").champion == "1.0", limit=160)
-    ((version, by, evidence),) = until(lambda: rollouts(analyst, "manual", "revert"), "the revert is a row")
+    live_until(world, client, "updated", lambda: route(workshop, "updated").champion == "1.0", limit=160)
+    ((version, by, evidence),) = until(lambda: rollouts(analyst, "updated", "revert"), "the revert is a row")
     assert (version, by) == ("1.0", "controller")
     assert evidence["mean_difference"] > 0.5
-    answers(workshop, client, "manual", "1.0")
+    answers(workshop, client, "updated", "1.0")
 
 
 def test_a_major_waits_for_a_person_where_the_spec_says_so(
-    workshop: Workshop, client: Client, analyst: Warehouse
+    workshop: Workshop, client: Client, analyst: Warehouse, tmp_path: Path
 ) -> None:
     world = World(seed=4)
-    before = route(workshop, "manual").champion
-    live_until(world, client, "manual", lambda: route(workshop, "manual").champion != before)
-    # An update has just been: until the next, the champion does not learn that the truth has turned round, and a major does.
-    known = counted(workshop, "manual")
-    world.live(client, "manual", 100, flipped=True)
-    until(lambda: counted(workshop, "manual") >= known + 100, "the control room counts every label")
+    wrong = world.file(tmp_path / "file.csv", 400, flipped=True)
+    assert workshop.tidemill("train", "manual", "--from", str(wrong), "--seed", "1")["version"] == "1.0"
+    assert set(world.live(client, "manual", 120)) == {"1.0"}
+    until(lambda: counted(workshop, "manual") >= 120, "every label counts")
     workshop.run("./tidemill models retrain manual")
     stage_is(workshop, "manual", "shadow")
-    live_until(
-        world,
-        client,
-        "manual",
-        lambda: route(workshop, "manual").stage == "approval",
-        limit=100,
-        flipped=True,
-    )
-    waiting = route(workshop, "manual")
-    assert waiting.champion.startswith("1.")
+    live_until(world, client, "manual", lambda: route(workshop, "manual").stage == "approval")
+    assert route(workshop, "manual").champion == "1.0"
     approved = workshop.tidemill("models", "approve", "manual", "--reason", "looks good")
     assert (approved["champion"], approved["stage"]) == ("2.0", "steady")
     answers(workshop, client, "manual", "2.0")
@@ -150,19 +138,19 @@ def test_a_major_waits_for_a_person_where_the_spec_says_so(
 def test_a_person_rolls_back_at_once_and_what_is_frozen_orders_nothing(
     workshop: Workshop, client: Client, analyst: Warehouse
 ) -> None:
-    before = route(workshop, "manual")
-    rolled = workshop.tidemill("models", "rollback", "manual", "--reason", "holiday")
+    before = route(workshop, "updated")
+    rolled = workshop.tidemill("models", "rollback", "updated", "--reason", "holiday")
     assert (rolled["champion"], rolled["frozen"]) == (before.previous.partition("-")[0], True)
-    answers(workshop, client, "manual", rolled["champion"])
-    orders = "SELECT count() FROM retrains WHERE model = 'manual'"
+    answers(workshop, client, "updated", rolled["champion"])
+    orders = "SELECT count() FROM retrains WHERE model = 'updated'"
     ordered = analyst.query(orders).result_rows
-    known = counted(workshop, "manual")
-    World(seed=5).live(client, "manual", 220)  # more than an update's worth
-    until(lambda: counted(workshop, "manual") >= known + 220, "the control room counts every label")
-    frozen = route(workshop, "manual")
+    known = counted(workshop, "updated")
+    World(seed=5).live(client, "updated", 220)  # more than an update's worth
+    until(lambda: counted(workshop, "updated") >= known + 220, "the control room counts every label")
+    frozen = route(workshop, "updated")
     assert (frozen.revision, frozen.champion) == (rolled["revision"], rolled["champion"])
     assert analyst.query(orders).result_rows == ordered
-    assert workshop.tidemill("models", "unfreeze", "manual")["frozen"] is False
+    assert workshop.tidemill("models", "unfreeze", "updated")["frozen"] is False
 
 
 @pytest.mark.parametrize("fault", ["altered", "golden"])

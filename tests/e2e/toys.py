@@ -1,4 +1,4 @@
-"""Two toy models whose truth a test decides: `automatic` and `manual`, named for how their majors are approved. They learn within a second."""
+"""Three toy models whose truth a test decides: `automatic` and `manual`, named for how their majors are approved, and `updated`. They learn within a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.csv
 
 from tidemill import Client
 
-MODELS = ("automatic", "manual")
+MODELS = ("automatic", "manual", "updated")
 SPEC = """
 name = "{name}"
 task = "binary"
@@ -33,7 +33,7 @@ major_rows = 100                  # none of the file's, once so many are labelle
 optimizer = {{ lr = 0.05, epochs = 10 }}
 
 [rollout]
-approval = "{name}"
+approval = "{approval}"
 max_loss = 0.1                    # wide, so that little evidence is enough
 shadow_rows = 60
 """
@@ -51,12 +51,14 @@ class Toy(nn.Module):
 
 
 def write_toys(models_dir: Path) -> None:
-    """Their folders. Only `manual` is updated by labels: the other's majors are to be seen alone."""
+    """Their folders. Only `updated` is updated by labels: the others' majors are to be seen alone."""
     for name in MODELS:
         folder = models_dir / name
         folder.mkdir()
-        updates = 200 if name == "manual" else 0
-        (folder / "model.toml").write_text(SPEC.format(name=name, update_every_labels=updates))
+        approval = "automatic" if name == "automatic" else "manual"
+        updates = 200 if name == "updated" else 0
+        spec = SPEC.format(name=name, approval=approval, update_every_labels=updates)
+        (folder / "model.toml").write_text(spec)
         (folder / "model.py").write_text(MODULE)
 
 
