@@ -53,6 +53,7 @@ def test_outcomes_are_exact_whatever_is_killed(settings: Settings, loop: Loop, s
         for place, chunk in enumerate(_chunks(scores, 300)):
             ids = loop.predict(chunk, arms=ARMS)
             score_of |= dict(zip(ids, chunk, strict=True))
+            end = loop.end_of(OUTCOMES.name)
             for id_ in ids:
                 for _ in range(chance.choice((1, 1, 1, 2, 3))):
                     at_ms, truth = chance.randrange(1_000_000), chance.choice(CLASSES)
@@ -66,7 +67,6 @@ def test_outcomes_are_exact_whatever_is_killed(settings: Settings, loop: Loop, s
                     for _ in range(chance.choice((1, 1, 2))):
                         loop.tell(msgspec.json.encode(label), key=id_.encode(), flush=False)
                     newest[id_] = max(newest.get(id_, (-1, "", "")), (at_ms, f"{id_}-{at_ms}", truth))
-            end = loop.end_of(OUTCOMES.name)
             loop.flush()
             if place % 3 == 2 and place // 3 < KILLS:
                 # Amid its work: after it has committed something of this chunk, and before it can be through.
