@@ -44,7 +44,8 @@ def _make_known(settings: Settings, specs: dict[str, ModelSpec], created: Collec
         names = [topic.for_model(name) for name in specs] if topic.per_model else [topic.name]
         if new := [TopicPartition(name, 0, 0) for name in names if name in created]:
             client = consumer(settings, group)
-            with contextlib.suppress(KafkaException):  # it has members, and offsets: a model was added
+            # Refused if it has members, which have committed something: a model was added. Whatever else it is, the group is only waited for longer.
+            with contextlib.suppress(KafkaException):
                 client.commit(offsets=new, asynchronous=False)
             client.close()
 

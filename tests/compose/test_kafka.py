@@ -49,6 +49,7 @@ class Groups:
 
     asked: list[str]
     gone: set[str]
+    says = KafkaError.NOT_COORDINATOR
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._group = options["group.id"]
@@ -56,7 +57,7 @@ class Groups:
     def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self.asked.append(self._group)
         if self._group in self.gone:
-            raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
+            raise KafkaException(KafkaError(self.says))
         return places
 
     def close(self) -> None:
@@ -104,6 +105,18 @@ def test_a_coordinator_that_stays_away_costs_the_broker_its_life_and_one_that_co
     probed(FORSAKEN_SEC)
     with pytest.raises(Broken):
         probed(2 * ASK_EVERY_SEC)
+
+
+@pytest.mark.parametrize("says", [KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError._TIMED_OUT])
+def test_a_coordinator_that_is_being_loaded_or_slow_is_waited_for(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, says: int
+) -> None:
+    monkeypatch.setattr(Groups, "says", says)
+    Groups.gone = {kafka._group_in(0)}
+    probe = KafkaProbe("nowhere", clock)
+    for _ in range(int(3 * FORSAKEN_SEC / ASK_EVERY_SEC)):
+        assert probe() == {"topics": 1}
+        clock.now_sec += ASK_EVERY_SEC
 
 
 def test_a_broker_that_does_not_answer_at_all_is_waited_for(
