@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from compose.embedded.stack import Stack
 from runtime import offsets
 from runtime.kafka import admin, consumer, create_topics, producer
 from runtime.offsets import committed, or_start
@@ -19,11 +18,6 @@ from runtime.settings import Settings
 from schemas.topics import OBSERVATIONS
 
 NEVER = -1001
-
-
-@pytest.fixture
-def settings(infrastructure: Stack) -> Settings:
-    return infrastructure.settings
 
 
 @pytest.fixture

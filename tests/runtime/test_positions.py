@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from compose.embedded.stack import Stack
 from runtime import kafka, positions
 from runtime.kafka import admin, consumer, create_topics
 from runtime.positions import PROBING, EndOffsets, Place, next_record
@@ -22,11 +21,6 @@ from schemas.topics import OBSERVATIONS
 from tests.waiting import until
 
 WITHIN_SEC = 10.0
-
-
-@pytest.fixture
-def settings(infrastructure: Stack) -> Settings:
-    return infrastructure.settings
 
 
 @pytest.fixture

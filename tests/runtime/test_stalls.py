@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from compose.embedded.ports import HOST, free_ports
-from compose.embedded.stack import Stack
 from runtime.kafka import admin, create_topics
 from runtime.positions import Place
 from runtime.service import CRASHED, Stage
@@ -36,11 +35,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-def settings(infrastructure: Stack) -> Settings:
-    return infrastructure.settings
 
 
 @pytest.fixture

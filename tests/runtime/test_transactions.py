@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
-from compose.embedded.stack import Stack
 from runtime import transactions
 from runtime.compacted import CompactedTopic
 from runtime.kafka import admin, consumer, create_topics, topic_ids
@@ -21,11 +20,6 @@ from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Fenced
 from schemas.topics import ROUTES
 from tests.waiting import until
-
-
-@pytest.fixture
-def settings(infrastructure: Stack) -> Settings:
-    return infrastructure.settings
 
 
 @pytest.fixture
