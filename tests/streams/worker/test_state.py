@@ -241,8 +241,11 @@ def test_after_a_save_that_failed_nothing_more_is_written(
         successor.apply(offset, value)
     save(successor)
 
-    def lost(_: SourcePartition, __: object) -> None:
-        raise TransactionLost("it slept for too long")
+    def lost(partition: SourcePartition, _: object) -> None:
+        assert partition._producer is not None
+        raise partition._producer._lost(
+            "it slept for too long"
+        )  # with a new producer, which fences the successor
 
     monkeypatch.setattr(SourcePartition, "_transact", lost)
     with pytest.raises(Fenced, match="another worker has saved up to 3"):
