@@ -1,7 +1,7 @@
 """The Faust app: three topics in, one event a micro-batch; assignment, back pressure and the timer that saves.
 
 Faust gives group membership, streams and rebalancing. Its own acknowledgement is off (`acks=False`): offsets are committed after a
-save, as the save says. Six of its hazards are closed here:
+save, as the save says. Seven of its hazards are closed here:
 
 * it reads uncommitted records unless it runs in exactly-once mode: `_Thread` makes the consumer read-committed;
 * its commits crawl over transaction markers, each a gap: we commit the saved offset itself;
@@ -9,7 +9,9 @@ save, as the save says. Six of its hazards are closed here:
 * a killed worker's partitions stay idle for the session's time-out: membership is static, a restart within it moves nothing;
 * it creates topics of its own: both switches are off;
 * after a rebalance the first event of a partition need not be the one that follows what was saved: that is looked at, and if one was
-  passed over the process begins anew.
+  passed over the process begins anew;
+* a leader to whom the broker did not name a topic, as one that has just started may do, gives its partitions to nobody, and all wait for
+  minutes: `_Assignor` assigns all topics or none, and the process begins anew.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, Final
 
 import faust
 from faust.app.base import BootStrategy
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -67,6 +70,21 @@ class _Consumer(driver.Consumer):
 
 class _Transport(driver.Transport):
     Consumer = _Consumer
+
+
+class _Assignor(PartitionAssignor):
+    def assign(self, cluster: Any, member_metadata: Any) -> Any:
+        """What each member gets, as the leader sees it.
+
+        Raises:
+            Outage: the broker has not named a topic. Faust's fetcher does not see this error before something is assigned: the app ends by it.
+        """
+        unknown = [name for name in TOPICS if not cluster.partitions_for_topic(name)]
+        if unknown:
+            error = Outage(f"Kafka does not tell the partitions of {', '.join(unknown)}: starting anew")
+            asyncio.run_coroutine_threadsafe(self.app.crash(error), self.app.loop)
+            raise error
+        return super().assign(cluster, member_metadata)
 
 
 class _Boot(BootStrategy):
@@ -128,6 +146,7 @@ class Worker:
         app = faust.App(
             GROUP,
             broker=brokers,
+            PartitionAssignor=_Assignor,
             datadir=self._folder.name,
             loop=asyncio.get_running_loop(),
             consumer_group_instance_id=f"{GROUP}-{self._settings.slot}",

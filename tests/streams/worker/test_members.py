@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from compose.embedded.stack import Stack
-from runtime.service import FENCED
+from runtime.service import CRASHED, FENCED
 from schemas.topics import OBSERVATIONS
-from tests.services import Service
+from tests.services import Service, service
 from tests.streams.worker.batches import EPOCH_MS, features, observations
 from tests.streams.worker.worker import Bench, newest, worker_process
 from tests.waiting import until
@@ -109,6 +109,22 @@ def test_a_worker_stopped_past_its_session_and_a_storm_of_rebalances_count_each_
         storm.write_until(lambda: has_work(second), "the second has partitions again")
         storm.write(OBSERVATIONS.partitions)
         storm.wait_counted()
+
+
+def test_a_leader_that_does_not_know_a_topic_ends_and_assigns_nothing(
+    infrastructure: Stack, tmp_path: Path
+) -> None:
+    """It would give nothing to anybody, and all would wait until somebody asks the broker again: five minutes, by default."""
+    bench = Bench(infrastructure.settings, tmp_path, "m_unknowing")
+    with (
+        contextlib.closing(bench),
+        service(bench.settings, bench.log, "tests.streams.worker.unknowing") as unknowing,
+    ):
+        assert unknowing.process.wait(WITHIN_SEC) == CRASHED
+        assert f"does not tell the partitions of {OBSERVATIONS.name}" in bench.log.read_text()
+        with worker_process(bench.settings, tmp_path / "knowing.log") as knowing:
+            knowing.wait_ready()
+            until(lambda: len(knowing.stages()) == 3 * OBSERVATIONS.partitions, "all partitions")
 
 
 def has_work(member: Service) -> bool:
