@@ -1,12 +1,15 @@
 """`tidemill bench labels`: feedback joined per second, against ten million predictions that ClickHouse holds.
 
 The predictions are put there by SQL, as the sink would have, ids and all; each label names one of them at random, so nothing is near another.
+Beside it a loop that only asks ClickHouse the same two questions, of as many other labels, in batches as large: it reads no feedback, makes no
+outcomes and writes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -18,10 +21,12 @@ from benchmarks.deploy import deploy
 from benchmarks.load import Bodies, produce_backlog
 from benchmarks.meter import Committed, StageFailed, count, watch
 from benchmarks.options import JSON, TURNS, quick_is, seed_of
-from benchmarks.report import Line, Result, median, progress, show
+from benchmarks.report import Line, Result, median, progress, ratio, show
 from benchmarks.stages import Service, bench, running
 from schemas.topics import FEEDBACK
+from streams.labels.service import BATCH_RECORDS
 from streams.labels.service import NAME as GROUP
+from warehouse import lookups
 
 MODEL: Final = "floats_8"
 PREDICTIONS: Final = 10_000_000
@@ -69,8 +74,9 @@ def command(
 
 
 def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
-    """Load the predictions, then turns of a backlog of labels."""
+    """Load the predictions, then turns of a backlog of labels, and of the look-ups alone."""
     per_sec: list[float] = []
+    alone: list[float] = []
     cpu: dict[str, list[float]] = {"labels": [], "clickhouse": [], "kafka": []}
     with bench([MODEL]) as at, at.clickhouse() as client:
         deploy(at.settings, MODEL, seed=seed)
@@ -80,7 +86,9 @@ def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
             sink.wait_ready()
             for turn in range(turns):
                 progress(f"turn {turn + 1} of {turns}: {labels:,} labels")
-                pool = _labels(client, labels, seed + turn)
+                alone.append(_look_ups(client, _chosen(client, labels, seed + turns + turn)))
+                progress(f"    {alone[-1]:,.0f} labels/s by the look-ups alone")
+                pool = _labels(_chosen(client, labels, seed + turn), seed + turn)
                 backlog = produce_backlog(at.settings, FEEDBACK.for_model(MODEL), pool, labels)
                 stage = Service(at, "labels")
                 with running(stage), closing(Committed(at.settings, GROUP, backlog)) as committed:
@@ -97,11 +105,16 @@ def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
         _check(client, min(predictions, labels) * turns)
     figures: dict[str, Any] = {
         "labels_per_s": median(per_sec),
+        "lookups_per_s": median(alone),
+        "ratio_to_lookups": ratio(zip(per_sec, alone, strict=True)),
         "predictions": predictions,
         "labels": labels,
         "cpu_us_per_label": {name: median(values) for name, values in cpu.items()},
     }
-    lines = [Line("labels joined", per_sec, "labels/s")]
+    lines = [
+        Line("labels joined", per_sec, "labels/s"),
+        Line("the look-ups alone", alone, "labels/s", "nothing read, joined or written"),
+    ]
     lines += [Line(f"CPU {name}", values, "µs/label") for name, values in cpu.items()]
     return Result("labels", figures, lines, seed, turns)
 
@@ -125,19 +138,35 @@ def _load(client: Client, predictions: int, seed: int) -> None:
         raise StageFailed(f"{predictions:,} predictions were loaded and {found:,} can be looked up")
 
 
-def _labels(client: Client, labels: int, seed: int) -> Bodies:
-    """Labels of `labels` different predictions, in no order."""
+def _chosen(client: Client, labels: int, seed: int) -> list[str]:
+    """Ids of `labels` different predictions, in no order."""
     found = client.query(
         "SELECT toString(prediction_id) FROM internal.prediction_lookup ORDER BY sipHash64(prediction_id, {seed:UInt64}) LIMIT {count:UInt64}",
         {"seed": seed, "count": labels},
     )
-    ids = [row[0] for row in found.result_rows]
+    return [row[0] for row in found.result_rows]
+
+
+def _labels(ids: Sequence[str], seed: int) -> Bodies:
+    """A label of each."""
     answers = np.random.default_rng(seed).choice(["no", "yes"], len(ids)).tolist()
     values = [
         json.dumps({"kind": "label", "prediction_id": each, "value": answer}).encode()
         for each, answer in zip(ids, answers, strict=True)
     ]
     return Bodies(values, 1, [("content-type", b"application/json")])
+
+
+def _look_ups(client: Client, ids: Sequence[str]) -> float:
+    """Labels a second, if asking were all."""
+    started = time.monotonic()
+    for first in range(0, len(ids), BATCH_RECORDS):
+        batch = ids[first : first + BATCH_RECORDS]
+        found = lookups.predictions(client, MODEL, batch)
+        lookups.newest_labels(client, MODEL, batch)
+        if found.num_rows != len(batch):
+            raise StageFailed(f"{len(batch):,} predictions were looked up and {found.num_rows:,} found")
+    return len(ids) / (time.monotonic() - started)
 
 
 def _check(client: Client, at_most: int) -> None:
