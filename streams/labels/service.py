@@ -216,11 +216,10 @@ class Labels:
         producer = self._producer
         started_sec = time.monotonic()
         producer.begin()
-        moved = [
-            TopicPartition(*place, offset) for place, offset in places.items() if offset != self._next[place]
-        ]
-        if moved:
-            producer.send_offsets(moved, metadata)  # first: see `inference.commit`
+        # First: see `inference.commit`. Also those that have not moved: only with offsets does the group refuse a member whose partitions are
+        # another's by now, and what waited is settled without any new record.
+        reached = [TopicPartition(*place, offset) for place, offset in places.items()]
+        producer.send_offsets(reached, metadata)
         for source, value in output.outcomes:
             home = producer.home(OUTCOMES.name, source)
             producer.produce(OUTCOMES.name, value, source.encode(), partition=home)

@@ -8,6 +8,8 @@ import pytest
 from confluent_kafka import Message, TopicPartition
 
 from runtime.service import Health
+from schemas.topics import STATE
+from streams.labels.batch import Output
 from streams.labels.service import Labels
 
 TOPIC = "feedback.colour"
@@ -33,6 +35,16 @@ class Member:
 
     def assign(self, _places: list[TopicPartition]) -> None:
         pass
+
+
+class Transaction:
+    """What was called, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: self.calls.append((name, *arguments))
 
 
 class Watched:
@@ -78,3 +90,17 @@ def test_a_revoked_member_is_ready_again_only_when_the_group_has_told_it_what_it
     stage._restore(0.0)
     assert stage._health.snapshot()["ready"]
     assert stage._restored
+
+
+def test_what_waited_is_settled_only_with_the_groups_consent(stage: Any) -> None:
+    """Without offsets the broker would take a transaction of a member whose partitions are another's: it had slept past its session, and
+    what was due with it the other had settled meanwhile (found by a fault run)."""
+    stage._producer = Transaction()
+    settled = Output(state={b"waited": None})
+    stage._commit(settled, dict(stage._next), "as it was when polled")
+    assert stage._producer.calls == [
+        ("begin",),
+        ("send_offsets", [TopicPartition(TOPIC, 0, 100)], "as it was when polled"),
+        ("produce", STATE.name, None, b"waited"),
+        ("commit",),
+    ]
