@@ -32,7 +32,8 @@ def place(settings: Settings) -> Place:
 
 @pytest.fixture
 def writer(settings: Settings) -> Iterator[TransactionalProducer]:
-    made = TransactionalProducer(settings, f"test-{uuid.uuid4()}")
+    # What is open stays so, however long this machine pauses: the broker's patience is not what is tested.
+    made = TransactionalProducer(settings, f"test-{uuid.uuid4()}", **{"transaction.timeout.ms": 60_000})
     yield made
     made.close()
 
