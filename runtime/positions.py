@@ -7,15 +7,13 @@ delivered, and neither is an aborted record. So whoever has read all there is ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from runtime.kafka import REQUEST_TIMEOUT_SEC, LastingAdmin, judge
+from runtime.kafka import REQUEST_TIMEOUT_SEC, consumer, judge
 from runtime.settings import Settings
 from schemas.errors import Outage
 
@@ -32,16 +30,18 @@ PROBING: Final[dict[str, Any]] = {
     "fetch.message.max.bytes": 1024,
 }
 """Settings of a consumer that looks what is there (`next_record`)."""
-_MARGIN_SEC: Final = 2.0
-"""A request ends by itself before whoever waits for it gives up."""
-_LATEST: Final = cast(Callable[[], OffsetSpec], OffsetSpec.latest)()
 
 
 class EndOffsets:
-    """Asks where topics end. Not thread-safe."""
+    """Asks where topics end. Not thread-safe.
+
+    By consumers, though they consume nothing: librdkafka's admin client waits for a wake-up that may be lost, for 3 s, in one question of fifteen.
+    """
 
     def __init__(self, settings: Settings, timeout_sec: float = REQUEST_TIMEOUT_SEC) -> None:
-        self._admin, self._timeout_sec = LastingAdmin(settings), timeout_sec
+        self._settings, self._timeout_sec = settings, timeout_sec
+        self._clients: dict[bool, Consumer] = {}
+        """By whether they tell the stable end."""
         self._partitions: dict[str, int] = {}
 
     def of(self, topics: Iterable[str], *, stable: bool = False) -> dict[Place, int]:
@@ -51,25 +51,31 @@ class EndOffsets:
             Outage: the broker does not answer.
         """
         topics = list(topics)
-        with self._asking(topics) as client:
+        with self._asking(topics, stable) as client:
             places = [(topic, p) for topic in topics for p in range(self._count(client, topic))]
-            return self._listed(client, places, stable)
+            return self._listed(client, places)
 
     def at(self, places: Collection[Place], *, stable: bool = False) -> dict[Place, int]:
         """As `of`, for some partitions."""
-        with self._asking(sorted({topic for topic, _ in places})) as client:
-            return self._listed(client, places, stable)
+        with self._asking(sorted({topic for topic, _ in places}), stable) as client:
+            return self._listed(client, places)
 
     @contextmanager
-    def _asking(self, topics: Iterable[str]) -> Iterator[AdminClient]:
+    def _asking(self, topics: Iterable[str], stable: bool) -> Iterator[Consumer]:
+        """A client, which is replaced when it fails: it may hold to what has passed."""
+        if stable not in self._clients:
+            level = "read_committed" if stable else "read_uncommitted"
+            self._clients[stable] = consumer(self._settings, "ends", **{"isolation.level": level})
         try:
-            with self._admin.asking(f"the ends of {', '.join(topics)}") as client:
-                yield client
-        except Outage:
+            yield self._clients[stable]
+        except KafkaException as error:
             self._partitions.clear()
-            raise
+            self._clients.pop(stable).close()
+            raise Outage(
+                f"Kafka does not tell the ends of {', '.join(topics)}: {error.args[0].str()}"
+            ) from error
 
-    def _count(self, client: AdminClient, topic: str) -> int:
+    def _count(self, client: Consumer, topic: str) -> int:
         if topic not in self._partitions:
             metadata = client.list_topics(topic, timeout=self._timeout_sec).topics[topic]
             if metadata.error is not None:
@@ -77,19 +83,15 @@ class EndOffsets:
             self._partitions[topic] = len(metadata.partitions)
         return self._partitions[topic]
 
-    def _listed(self, client: AdminClient, places: Collection[Place], stable: bool) -> dict[Place, int]:
+    def _listed(self, client: Consumer, places: Collection[Place]) -> dict[Place, int]:
         if not places:
             return {}
-        futures = client.list_offsets(
-            {TopicPartition(*place): _LATEST for place in places},
-            isolation_level=IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=self._timeout_sec,
-        )
-        deadline = time.monotonic() + self._timeout_sec + _MARGIN_SEC
-        return {
-            (place.topic, place.partition): future.result(max(deadline - time.monotonic(), 0.0)).offset
-            for place, future in futures.items()
-        }
+        asked = [TopicPartition(*place, OFFSET_END) for place in places]
+        found = client.offsets_for_times(asked, timeout=self._timeout_sec)
+        for place in found:
+            if place.error is not None or place.offset < 0:
+                raise KafkaException(place.error or KafkaError(KafkaError._NO_OFFSET))
+        return {(place.topic, place.partition): place.offset for place in found}
 
 
 def next_record(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from runtime import kafka, positions
+from compose.embedded.ports import HOST, free_ports
+from runtime import positions
 from runtime.kafka import admin, consumer, create_topics
 from runtime.positions import PROBING, EndOffsets, Place, next_record
 from runtime.reader import TopicReader
@@ -105,36 +107,49 @@ def test_a_question_that_is_not_answered_in_time_is_an_outage(
         next_record(prober, place, 1, within_sec=0.5, end=100)
 
 
-class Broken:
-    """An admin client that gives no good answer."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self._errors = errors
-
-    def list_offsets(self, asked: dict[Any, Any], **_: Any) -> dict[Any, Future[Any]]:
-        futures = {place: Future[Any]() for place in asked}
-        for error in self._errors:
-            for future in futures.values():
-                future.set_exception(error)
-        return futures
-
-
-def test_an_answer_that_never_comes_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(positions, "_MARGIN_SEC", 0.0)
-    monkeypatch.setattr(kafka, "admin", lambda _: Broken())
+def test_without_a_broker_the_ends_are_an_outage() -> None:
+    nowhere = msgspec.structs.replace(Settings(), kafka_bootstrap=f"{HOST}:{free_ports(1)[0]}")
     with pytest.raises(Outage, match="observations"):
-        EndOffsets(Settings(), timeout_sec=0.05).at([("observations", 0)])
+        EndOffsets(nowhere, timeout_sec=0.1).at([("observations", 0)])
 
 
+def test_a_partition_that_does_not_exist_is_an_outage(settings: Settings, place: Place) -> None:
+    ends = EndOffsets(settings)
+    with pytest.raises(Outage, match=place[0]):
+        ends.at([place, (place[0], 7)])
+    assert ends.at([place]) == {place: 0}
+
+
+class Broken:
+    """A consumer that gives no good answer."""
+
+    def __init__(self, refusal: KafkaError, part: bool) -> None:
+        self._refusal, self._part = refusal, part
+        self.closed = False
+
+    def offsets_for_times(self, asked: list[TopicPartition], **_: Any) -> list[Any]:
+        if not self._part:
+            raise KafkaException(self._refusal)
+        return [
+            SimpleNamespace(topic=each.topic, partition=each.partition, offset=-1, error=self._refusal)
+            for each in asked
+        ]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["the question", "a partition of it"])
 def test_a_client_that_fails_is_replaced(
-    settings: Settings, place: Place, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, place: Place, monkeypatch: pytest.MonkeyPatch, part: bool
 ) -> None:
     ends = EndOffsets(settings)
-    error = KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH))
-    monkeypatch.setattr(kafka, "admin", lambda _: Broken(error))
+    broken = Broken(KafkaError(KafkaError.FENCED_LEADER_EPOCH), part)
+    monkeypatch.setattr(positions, "consumer", lambda *_, **__: broken)
     with pytest.raises(Outage, match=place[0]):
         ends.at([place])
-    monkeypatch.setattr(kafka, "admin", admin)
+    assert broken.closed
+    monkeypatch.undo()
     assert ends.at([place]) == {place: 0}
 
 
