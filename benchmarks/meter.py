@@ -22,6 +22,8 @@ from runtime.settings import Settings
 from schemas.errors import UserError
 
 LOOK_EVERY_SEC: Final = 0.02
+LATE_SHARE: Final = 0.2
+"""Of a backlog, answered before the clock of what follows was started: the rate would be of less work than it says."""
 WAIT_SEC: Final = 0.1
 """Where only the end is waited for, and no time is taken."""
 SELF: Final = "benchmark"
@@ -147,15 +149,19 @@ def watch(
     raises if a process has ended.
 
     Raises:
-        StageFailed: nothing came within `start_limit_sec`, or no more than the first.
+        StageFailed: nothing came within `start_limit_sec`, or no more than the first; or much was answered when the clock was started.
     """
     first = begun or progress
     deadline = time.monotonic() + start_limit_sec
-    while not first():
+    while not (answered := first()):
         alive()
         if time.monotonic() > deadline:
             raise StageFailed(f"nothing was processed within {start_limit_sec:.0f} s")
         time.sleep(LOOK_EVERY_SEC)
+    if begun is not None and answered > LATE_SHARE * records:
+        raise StageFailed(
+            f"the clock was started late, when {answered:,} of {records:,} records were answered"
+        )
     handles = {name: psutil.Process(pid) for name, pid in processes.items()}
     handles[SELF] = psutil.Process()
     started, before, cpu_before, busy_before = time.monotonic(), progress(), _cpu_sec(handles), _busy_sec()

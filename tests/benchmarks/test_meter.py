@@ -28,8 +28,13 @@ def test_what_was_out_when_the_clock_started_does_not_count() -> None:
 
 
 def test_another_gauge_may_start_the_clock() -> None:
-    run = watch(shown(0, 0, 30), 30, {}, begun=shown(0, 5))
+    run = watch(shown(0, 0, 30), 30, {}, begun=shown(0, 6))
     assert run.rows == 30
+
+
+def test_a_clock_that_another_gauge_starts_late_gives_no_figure() -> None:
+    with pytest.raises(StageFailed, match="started late, when 21 of 100"):
+        watch(shown(0, 0, 100), 100, {}, begun=shown(0, 21))
 
 
 def test_a_stage_that_does_nothing_or_stops_or_does_too_much_has_no_figure() -> None:
