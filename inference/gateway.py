@@ -37,6 +37,7 @@ from inference.source import GROUP, Source
 from inference.triton import Triton
 from runtime import telemetry
 from runtime.clock import Clock, now_ms
+from runtime.gaps import missing_alert
 from runtime.kafka import raise_if_fatal
 from runtime.positions import Place
 from runtime.service import Health, Stop
@@ -94,6 +95,8 @@ class Gateway:
         self._source = Source(settings, followers, self._progress, transaction)
         self._committer = Committer(settings, self._source, self._progress, self._models, transaction, clock)
         self._halts = Halts(self._models, clock)
+        self._told: set[str] = set()
+        """Alerts of missing records that are written."""
         self._stalls = StallGuard(StallDetector(settings, GROUP))
         self._report = Report(health, self._models, self._progress, self._source, clock)
         self._consumer_thread = ThreadPoolExecutor(1, "consumer")
@@ -312,7 +315,10 @@ class Gateway:
             try:
                 recreated = await self._in(self._consumer_thread, self._source.recreated)
                 await self._in(self._consumer_thread, self._source.begin_made)
-            except (KafkaException, Outage) as error:
+                if not recreated:
+                    await self._pass_over_gaps()
+            except (KafkaException, Outage, TransactionLost) as error:
+                raise_if_fatal(error)
                 self._health.error(f"topics cannot be checked: {error}")
             else:
                 if recreated:
@@ -320,6 +326,17 @@ class Gateway:
                     await self._in(self._consumer_thread, self._source.reopen)
             # Automatic collection is off, it would stop the loop at any moment. In the committer's thread it runs between transactions.
             await self._in(self._committer_thread, gc.collect)
+
+    async def _pass_over_gaps(self) -> None:
+        """Tell people of requests that Kafka has dropped or lost, and only then read on behind them: nobody answers them."""
+        for assignment, gap in await self._in(self._consumer_thread, self._source.gaps):
+            model = self._models[assignment.topic].spec.name
+            alert = missing_alert(gap, GROUP, model, assignment.topic_id, self._clock())
+            self._health.error(alert.message)
+            if alert.event_id not in self._told:
+                await self._in(self._committer_thread, self._committer.alert, alert)
+                self._told.add(alert.event_id)
+            await self._in(self._consumer_thread, self._source.pass_over, assignment, gap)
 
     async def _in(self, thread: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(

@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from inference.limits import decode_tally
 from inference.model import Fragment
 from inference.progress import Assignment, Progress
+from runtime.gaps import Gap, Stranded
 from runtime.kafka import REQUEST_TIMEOUT_SEC, callback, consumer, gather, judge
 from runtime.offsets import committed
 from runtime.positions import Place
@@ -27,6 +28,8 @@ POLL_RECORDS: Final = 8192
 _OVERRIDES: Final = {
     **gather(wait_ms=10),
     "partition.assignment.strategy": "cooperative-sticky",
+    # An offset that Kafka does not have is told (`gaps`), never a silent jump.
+    "auto.offset.reset": "error",
     # What librdkafka reads ahead is memory too.
     "queued.max.messages.kbytes": 16_384,
     "queued.min.messages": 20_000,
@@ -56,6 +59,7 @@ class Source:
         self._gone: set[Place] = set()
         """Those that do not exist."""
         self._paused: set[Place] = set()
+        self._stranded = Stranded()
         self._settings = settings
         self._followers = followers
         self._topics = [*followers, *followers.values()]
@@ -87,10 +91,12 @@ class Source:
             # consume(n) would wait for n: this takes what is there.
             messages += self._client.consume(POLL_RECORDS - 1, 0.0)
         self.group_metadata = self._client.consumer_group_metadata()
-        errors = [error for message in messages if (error := message.error()) is not None]
-        if errors:
-            for error in errors:
-                judge(error, f"{GROUP}-{self._settings.slot}")
+        failed = [message for message in messages if message.error() is not None]
+        if failed:
+            for message in failed:
+                error = message.error()
+                if error is not None and not self._stranded.take(message):
+                    judge(error, f"{GROUP}-{self._settings.slot}")
             messages = [message for message in messages if message.error() is None]
         runs = _by_place(messages)
         if stale := {place[0] for place, run in runs.items() if self._is_stale(place, run)}:
@@ -164,6 +170,38 @@ class Source:
         if unbegun := self._unbegun():
             self._begin([TopicPartition(*place) for place in unbegun])
 
+    def gaps(self) -> list[tuple[Assignment, Gap]]:
+        """What Kafka does not have of what is to be read: to be told, and then to be passed over. What it has by now is read on.
+
+        Raises:
+            KafkaException, Outage: Kafka does not tell; to be called again.
+        """
+        positions = {(a.topic, a.partition): a.position for a in self._progress.assignments()}
+        found = []
+        for place, gap in self._stranded.gaps(self._client, positions):
+            assignment = self._progress.of(*place)
+            if assignment is not None and gap is None:
+                self._read_on(assignment)
+            elif assignment is not None and gap is not None:
+                found.append((assignment, gap))
+        return found
+
+    def pass_over(self, assignment: Assignment, gap: Gap) -> None:
+        """Read on behind a gap. Where the log was cut there is nothing behind it yet."""
+        if not assignment.ended and not gap.cut:
+            assignment.position = gap.end
+            self._read_on(assignment)
+
+    def _read_on(self, assignment: Assignment) -> None:
+        """What is held stays: it was read before."""
+        place = assignment.topic, assignment.partition
+        there = TopicPartition(*place, assignment.position)
+        self._client.incremental_unassign([there])
+        self._client.incremental_assign([there])
+        self._client.resume([there])
+        self._paused.discard(place)
+        self._stranded.forget(place)
+
     def reopen(self) -> None:
         """Begin with a new client. librdkafka goes by leader epochs, and takes a recreated topic's for outdated ones."""
         self._client.close()
@@ -173,6 +211,7 @@ class Source:
                 self._progress.revoke(*place)
             self._owned.clear()
             self._paused.clear()
+            self._stranded.clear()
         self._open()
 
     def lag(self, assignment: Assignment) -> int:
@@ -252,6 +291,7 @@ class Source:
                 Assignment(place.topic, place.partition, topic_id, start, start, tally=decode_tally(tally))
             )
             self._paused.discard((place.topic, place.partition))
+            self._stranded.forget((place.topic, place.partition))
         self._client.incremental_assign(starts)
         # librdkafka remembers a pause across assignments, and `_paused` does not.
         self._client.resume(starts)

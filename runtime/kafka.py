@@ -40,7 +40,10 @@ def gather(wait_ms: int) -> dict[str, Any]:
 
 
 def consumer(settings: Settings, group: str, *, member: str = "", **overrides: Any) -> Consumer:
-    """A read-committed consumer that never commits by itself and never resets an offset by itself except at the very start.
+    """A read-committed consumer that never commits by itself.
+
+    Where Kafka has nothing at an offset it goes to the earliest without a word. Who answers for every record overrides `auto.offset.reset`
+    with `error` (`runtime.gaps`).
 
     `member` (unique in the group, stable across restarts) makes the membership static: a restart within the session time-out
     moves no partition.

@@ -135,7 +135,9 @@ class DriftEvidence(Event, frozen=True, kw_only=True):
 class Alert(Event, frozen=True, kw_only=True):
     """Evidence that crossed its threshold."""
 
-    kind: Literal["input_drift", "score_drift", "loss_drift", "partition_halted", "loss_recovered"]
+    kind: Literal[
+        "input_drift", "score_drift", "loss_drift", "loss_recovered", "partition_halted", "records_missing"
+    ]
     severity: Literal["severe", "normal", "minor"]
     subject: str
     version: str

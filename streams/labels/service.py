@@ -26,12 +26,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Final
 
+import msgspec
 from clickhouse_connect.driver.client import Client
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from runtime.clock import now_ms
 from runtime.compacted import CompactedTopic
 from runtime.dead_letters import produce_dead_letter
+from runtime.gaps import Gap, Stranded, missing_alert
 from runtime.kafka import callback, consumer, gather, judge
 from runtime.offsets import committed, or_start
 from runtime.positions import EndOffsets, Ends, Place
@@ -44,7 +46,7 @@ from runtime.topics import existing_topics
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Outage, Rejection, UserError
 from schemas.spec import ModelSpec, load_specs
-from schemas.topics import FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, OUTCOMES, STATE
+from schemas.topics import ALERTS, FEEDBACK, FEEDBACK_REDRIVES, OBSERVATIONS, OUTCOMES, STATE
 from streams.clickhouse import connected
 from streams.labels.batch import Output, Stage, step
 from streams.labels.progress import SinkProgress
@@ -120,6 +122,9 @@ class Labels:
         self._stage = Stage(client, specs, ids, self._watch.observed, self._recent, self._waiting)
         self._next: dict[Place, int] = {}
         """Next offset to consume of each assigned partition."""
+        self._stranded = Stranded()
+        self._told: set[str] = set()
+        """Alerts of missing records that are written."""
         self._joined = False
         """Whether the group has assigned partitions, or said that there are none for this process."""
         self._started_over = 0
@@ -129,17 +134,23 @@ class Labels:
         self._restored = False
         self._outage_until_sec = 0.0
         self._paused = ""
-        self._tended_sec = 0.0
+        self._tended_sec = self._looked_sec = 0.0
         self._behind_since_sec: dict[Place, float] = {}
         self._joined_ms = 0
         self._producer = TransactionalProducer(settings, f"{NAME}-{settings.slot}")
-        self._consumer = consumer(settings, NAME, member=str(settings.slot), **gather(wait_ms=20))
+        self._consumer = consumer(
+            settings, NAME, member=str(settings.slot), **{"auto.offset.reset": "error", **gather(wait_ms=20)}
+        )
         self._consumer.subscribe(
             list(self._specs), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
 
     def turn(self) -> None:
         """One round; takes about POLL_SEC if there is nothing to do."""
+        if self._stranded and time.monotonic() >= self._looked_sec + TEND_EVERY_SEC:
+            # Before the poll: all that was polled is committed or given back, so `_next` is where each is to be read on.
+            self._looked_sec = time.monotonic()
+            self._pass_over_gaps()
         new = self._poll()
         # Captured at the poll: metadata fetched after a rebalance would launder stale work.
         metadata = self._consumer.consumer_group_metadata()
@@ -180,7 +191,7 @@ class Labels:
         started_over, arrived_ms = self._started_over, now_ms()
         messages = [first, *self._consumer.consume(BATCH_RECORDS - 1, 0.0)]
         for message in messages:
-            if (error := message.error()) is not None:
+            if (error := message.error()) is not None and not self._stranded.take(message):
                 judge(error, f"{NAME}-{self._settings.slot}")
         received = receive((message for message in messages if message.error() is None), arrived_ms)
         # `consume` may have served a rebalance. What is assigned by it is paused at once, so nothing of it is among these.
@@ -207,8 +218,7 @@ class Labels:
         except (TransactionLost, Outage) as error:
             self._health.error(str(error))
             counter("tidemill_transactions_total").labels(NAME, "lost").inc()
-            for place in self._start_over(self._consumer, list(self._next)):
-                self._consumer.seek(place)
+            self._seek(self._start_over(self._consumer, list(self._next)))
             return
         self._committed(output, places, ends)
 
@@ -252,6 +262,7 @@ class Labels:
     @callback
     def _on_assign(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         self._joined = True
+        self._stranded.clear()
         places = self._start_over(client, [(place.topic, place.partition) for place in partitions])
         client.assign(places)
         if places:
@@ -264,6 +275,7 @@ class Labels:
         self._health.set_ready(False)
         for topic, partition in self._next:
             self._health.drop_stage(f"{topic}[{partition}]")
+        self._stranded.clear()
         self._start_over(client, [])
 
     def _start_over(self, client: Consumer, places: list[Place]) -> list[TopicPartition]:
@@ -339,8 +351,45 @@ class Labels:
 
     def _give_back(self, records: list[Received]) -> None:
         """Go back to before `records`: nothing of them is remembered."""
-        for topic, partition in {(each.topic, each.partition) for each in records}:
-            self._consumer.seek(TopicPartition(topic, partition, self._next[topic, partition]))
+        places = {(each.topic, each.partition) for each in records}
+        self._seek([TopicPartition(*place, self._next[place]) for place in places])
+
+    def _seek(self, places: list[TopicPartition]) -> None:
+        for place in places:
+            # A stranded one is not being read: it is assigned anew (`_pass_over_gaps`).
+            if (place.topic, place.partition) not in self._stranded:
+                self._consumer.seek(place)
+
+    def _pass_over_gaps(self) -> None:
+        """Tell people of feedback that Kafka has dropped or lost, and only then read on behind it."""
+        moved = False
+        try:
+            for place, gap in self._stranded.gaps(self._consumer, self._next):
+                if gap is not None:
+                    self._tell(gap)
+                    # Where the log was cut, from its beginning: a label that is repeated changes nothing.
+                    (start,) = or_start(self._consumer, [TopicPartition(*place, -1 if gap.cut else gap.end)])
+                    self._next[place] = start.offset
+                self._stranded.forget(place)
+                moved = True
+        except (KafkaException, Outage, TransactionLost) as error:
+            self._health.error(f"what Kafka does not have cannot be told: {error}")
+        if moved:
+            places = [TopicPartition(*place, offset) for place, offset in self._next.items()]
+            self._consumer.assign(places)
+            if self._paused:
+                self._consumer.pause(places)
+
+    def _tell(self, gap: Gap) -> None:
+        """An alert, in a transaction of its own."""
+        topic = gap.place[0]
+        alert = missing_alert(gap, NAME, self._specs[topic].name, self._stage.topic_ids[topic], now_ms())
+        self._health.error(alert.message)
+        if alert.event_id not in self._told:
+            self._producer.begin()
+            self._producer.produce(ALERTS.name, msgspec.json.encode(alert), alert.model.encode())
+            self._producer.commit()
+            self._told.add(alert.event_id)
 
     def _look_after(self, elapsed_sec: float) -> None:
         """See to it that what is read moves, and that the sink is followed. Kafka has just answered; `elapsed_sec` since it did before.

@@ -13,12 +13,17 @@ from functools import partial
 import msgspec
 import pytest
 
+from runtime.positions import EndOffsets
+from runtime.settings import Settings
 from schemas import dead_letters
+from schemas.events import Alert
 from schemas.feedback import Feedback
-from schemas.topics import STATE
+from schemas.topics import ALERTS, STATE
 from tests.compose.clickhouse_server import ServerProcess
+from tests.reader import Reader
+from tests.retention import drop_before
 from tests.services import Service
-from tests.streams.labels.loop import Loop
+from tests.streams.labels.loop import MODEL, Loop
 from tests.waiting import until
 
 pytestmark = pytest.mark.stack
@@ -149,6 +154,30 @@ def test_what_was_joined_is_known_after_a_restart(loop: Loop, service: Service) 
     loop.sink()
     _, second = until(lambda: len(found := loop.outcomes([prediction])) > 1 and found, "revised outcome")
     assert (second["revision"], second["truth"], second["previous_truth"]) == (1, "blue", "red")
+
+
+def test_feedback_that_kafka_dropped_is_alarmed_about_and_what_follows_is_joined(
+    settings: Settings, loop: Loop, service: Service
+) -> None:
+    before, gone, after = loop.predict([0.8] * 3)
+    loop.sink()
+    loop.label("red", prediction_id=before)
+    until(lambda: loop.outcomes([before]), "outcome")
+    loop.sink()
+    service.kill()
+    alerts, topic = Reader(settings, ALERTS.name), f"feedback.{MODEL}"
+    starts = EndOffsets(settings).of([topic])
+    loop.label("red", prediction_id=gone)
+    loop.label("red", prediction_id=after)
+    ((place, end),) = EndOffsets(settings).of([topic]).items() - starts.items()
+    drop_before(settings, place, end - 1)
+    service.start()
+    until(lambda: loop.outcomes([after]), "outcome of what follows")
+    assert loop.outcomes([gone]) == []
+    (alert,) = [msgspec.json.decode(m.value() or b"", type=Alert) for m in alerts.until(1)]
+    alerts.close()
+    assert (alert.kind, alert.subject) == ("records_missing", f"{topic}:{place[1]}")
+    assert (alert.evidence["first_offset"], alert.evidence["end_offset"]) == (end - 2, end - 1)
 
 
 def test_an_unknown_id_is_dead_lettered_once_and_a_later_prediction_revives_it(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
+from runtime.gaps import CUT_AFTER_SEC, Stranded
 from runtime.service import Health
-from schemas.topics import STATE
+from schemas.topics import ALERTS, STATE
 from streams.labels.batch import Output
 from streams.labels.service import Labels
 
@@ -21,6 +24,8 @@ class Member:
     def __init__(self) -> None:
         self.stage: Any = None
         self.revokes = False
+        self.assigned: list[tuple[str, int, int]] = []
+        self.watermarks = (0, 200)
 
     def poll(self, _timeout_sec: float) -> Message:
         return self.record(100)
@@ -33,8 +38,11 @@ class Member:
     def record(self, offset: int) -> Message:
         return Message(topic=TOPIC, partition=0, offset=offset, value=b"{}", timestamp=(1, 0))
 
-    def assign(self, _places: list[TopicPartition]) -> None:
-        pass
+    def assign(self, places: list[TopicPartition]) -> None:
+        self.assigned = [(place.topic, place.partition, place.offset) for place in places]
+
+    def get_watermark_offsets(self, _place: TopicPartition, **_: Any) -> tuple[int, int]:
+        return self.watermarks
 
 
 class Transaction:
@@ -67,6 +75,7 @@ def stage() -> Any:
         Forgetful(),
         Forgetful(),
     )
+    made._stranded, made._told, made._paused = Stranded(), set(), ""
     made._next, made._joined, made._restored, made._started_over = {(TOPIC, 0): 100}, True, True, 0
     made._consumer = Member()
     made._consumer.stage = made
@@ -104,3 +113,48 @@ def test_what_waited_is_settled_only_with_the_groups_consent(stage: Any) -> None
         ("produce", STATE.name, None, b"waited"),
         ("commit",),
     ]
+
+
+class Refusal:
+    """What is polled where Kafka does not have what is to be read."""
+
+    def topic(self) -> str:
+        return TOPIC
+
+    def partition(self) -> int:
+        return 0
+
+    def error(self) -> KafkaError:
+        return KafkaError(KafkaError._AUTO_OFFSET_RESET)
+
+
+def test_where_a_log_was_cut_all_of_it_is_read_once_nobody_doubts_it(stage: Any) -> None:
+    """A label that is repeated changes nothing, and of a topic that was made anew nothing was read yet."""
+    now_sec = 0.0
+    stage._stranded, stage._producer = Stranded(lambda: now_sec), Transaction()
+    stage._specs = {TOPIC: SimpleNamespace(name="colour")}
+    stage._stage = SimpleNamespace(topic_ids={TOPIC: uuid.uuid4()})
+    stage._consumer.watermarks = (3, 5)
+    assert stage._stranded.take(Refusal())
+    stage._pass_over_gaps()
+    assert stage._next == {(TOPIC, 0): 100}
+    assert not stage._producer.calls
+    now_sec = CUT_AFTER_SEC
+    stage._pass_over_gaps()
+    assert [call[:2] for call in stage._producer.calls] == [
+        ("begin",),
+        ("produce", ALERTS.name),
+        ("commit",),
+    ]
+    assert stage._next == {(TOPIC, 0): 3}
+    assert stage._consumer.assigned == [(TOPIC, 0, 3)]
+    assert not stage._stranded
+
+
+def test_what_kafka_has_again_is_read_on_without_a_word(stage: Any) -> None:
+    stage._producer = Transaction()
+    assert stage._stranded.take(Refusal())
+    stage._pass_over_gaps()
+    assert stage._consumer.assigned == [(TOPIC, 0, 100)]
+    assert not stage._producer.calls
+    assert not stage._stranded
