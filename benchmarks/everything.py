@@ -52,10 +52,10 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
         live.QUICK_STEP_SEC if quick else live.STEP_SEC, live.FIRST_PER_SEC, 0 if quick else live.HALVINGS, seed
     ),
     "ingest": lambda quick, seed: ingest.measure(
-        ingest.QUICK_ROWS if quick else ingest.ROWS, 1 if quick else 3, seed
+        ingest.QUICK_ROWS if quick else ingest.ROWS, None, 1 if quick else 3, seed
     ),
     "processors": lambda quick, seed: processors.measure(
-        processors.QUICK_ROWS if quick else processors.ROWS, 1 if quick else 3, seed
+        processors.QUICK_ROWS if quick else processors.ROWS, None, 1 if quick else 3, seed
     ),
     "labels": lambda quick, seed: labels.measure(
         labels.QUICK_PREDICTIONS if quick else labels.PREDICTIONS, labels.QUICK_LABELS if quick else labels.LABELS,

@@ -14,7 +14,8 @@ from schemas.arrow import OBSERVATIONS, encode_batch
 from schemas.identity import prediction_ids
 from schemas.spec import ModelSpec
 
-BATCH_ROWS: Final = 1024
+_DISTINCT_ROWS: Final = 1024
+"""Whose features differ."""
 
 
 class Observed:
@@ -24,10 +25,10 @@ class Observed:
         self._spec, self._version = spec, version
         self._topic_id = uuid.UUID(int=seed << 64 | time.time_ns())
         self._rng = np.random.default_rng(seed)
-        self._columns = sample(spec, BATCH_ROWS, self._rng)
+        self._columns = sample(spec, _DISTINCT_ROWS, self._rng)
         self._next = 0
 
-    def batch(self, rows: int = BATCH_ROWS, at_ms: int | None = None) -> pa.RecordBatch:
+    def batch(self, rows: int, at_ms: int | None = None) -> pa.RecordBatch:
         """The next `rows` observations, requested and answered now."""
         at_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
         offsets = np.arange(self._next, self._next + rows)
@@ -36,7 +37,7 @@ class Observed:
         ids = prediction_ids(stamps, self._topic_id, 0, offsets, np.zeros(rows, np.int64))
         first = self._rng.random(rows, np.float32)
         scores = np.stack([1 - first, first], axis=1)
-        numbers, texts = self._columns.take(np.arange(rows) % BATCH_ROWS).as_lists()
+        numbers, texts = self._columns.take(np.arange(rows) % _DISTINCT_ROWS).as_lists()
         known: dict[str, Any] = {
             "prediction_id": [each.tobytes() for each in ids],
             "entity": [f"entity-{offset % 1000}" for offset in offsets.tolist()],
@@ -61,7 +62,7 @@ class Observed:
                 arrays.append(_constant(constant.get(column.name), column.type, rows))
         return pa.RecordBatch.from_arrays(arrays, schema=OBSERVATIONS)
 
-    def record(self, rows: int = BATCH_ROWS) -> bytes:
+    def record(self, rows: int) -> bytes:
         """The same as the value of a Kafka record."""
         return encode_batch(self.batch(rows))
 

@@ -16,6 +16,11 @@ TURNS: Final[Option] = click.option(
     show_default=True,
     help="Turns, of which the median counts.",
 )
+BATCH_ROWS: Final[Option] = click.option(
+    "--batch-rows",
+    type=click.IntRange(min=1),
+    help="Rows of an observation's record.  [default: the model's serve.max_batch_rows, as the gateway writes of a backlog]",
+)
 JSON: Final[Option] = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object, in the last line."
 )

@@ -18,8 +18,8 @@ from river import sketch, stats
 from benchmarks.deploy import deploy
 from benchmarks.ingest import produce_batches
 from benchmarks.meter import Committed, watch
-from benchmarks.observed import BATCH_ROWS, Observed
-from benchmarks.options import JSON, TURNS, quick_is, seed_of
+from benchmarks.observed import Observed
+from benchmarks.options import BATCH_ROWS, JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, median, progress, ratio, show
 from benchmarks.stages import Service, bench, running
 from schemas.arrow import encode_batch
@@ -32,22 +32,29 @@ from streams.worker.models import Models
 MODEL: Final = "floats_20"
 ROWS: Final = 4_000_000
 QUICK_ROWS: Final = 1_000_000
-DISTINCT_BATCHES: Final = 200
+DISTINCT_ROWS: Final = 200_000
 RIVER_ROWS: Final = 20_000
+RIVER_BATCH_ROWS: Final = 1000
 
 
 @click.command()
 @click.option("--rows", type=click.IntRange(min=10_000), help=f"Rows of a backlog.  [default: {ROWS:,}]")
+@BATCH_ROWS
 @TURNS
 @seed_of("the rows")
 @quick_is("One turn, fewer rows")
 @JSON
-def command(rows: int | None, turns: int, seed: int, quick: bool, as_json: bool) -> None:
+def command(
+    rows: int | None, batch_rows: int | None, turns: int, seed: int, quick: bool, as_json: bool
+) -> None:
     """Rows per second of metrics and drift."""
-    show(measure(rows or (QUICK_ROWS if quick else ROWS), 1 if quick else turns, seed), as_json)
+    show(
+        measure(rows or (QUICK_ROWS if quick else ROWS), batch_rows, 1 if quick else turns, seed),
+        as_json,
+    )
 
 
-def measure(rows: int, turns: int, seed: int) -> Result:
+def measure(rows: int, batch_rows: int | None, turns: int, seed: int) -> Result:
     """Turns of the worker over a backlog, and of river."""
     ours: list[float] = []
     river_rows: list[float] = []
@@ -56,6 +63,7 @@ def measure(rows: int, turns: int, seed: int) -> Result:
     measuring_us: list[float] = []
     with bench([MODEL]) as at:
         spec = load_spec(at.settings.models_dir / MODEL)
+        batch_rows = batch_rows or spec.serve.max_batch_rows
         deploy(at.settings, MODEL, seed=seed)
         made = Observed(spec, "1.0", seed)
         for turn in range(turns):
@@ -65,25 +73,26 @@ def measure(rows: int, turns: int, seed: int) -> Result:
             river_cpu_us.append(spent_us)
             progress(f"    {river_rows[-1]:,.0f} rows/s")
             # The worker does not look at ids: the same batches may come again.
-            batches = [made.batch() for _ in range(min(DISTINCT_BATCHES, rows // BATCH_ROWS))]
+            batches = [made.batch(batch_rows) for _ in range(max(1, min(DISTINCT_ROWS, rows) // batch_rows))]
             progress(f"turn {turn + 1} of {turns}: the worker's measuring alone")
             measuring_us.append(_measuring(Models(at.settings), batches))
             progress(f"    {measuring_us[-1]:.2f} µs of CPU a row")
-            times = max(1, rows // BATCH_ROWS // len(batches))
+            times = max(1, rows // batch_rows // len(batches))
             progress(
-                f"turn {turn + 1} of {turns}: the worker over {times * len(batches) * BATCH_ROWS:,} rows"
+                f"turn {turn + 1} of {turns}: the worker over {times * len(batches) * batch_rows:,} rows"
             )
             backlog = produce_batches(at.settings, batches * times)
             worker = Service(at, "worker")
             with running(worker), closing(Committed(at.settings, GROUP, backlog)) as committed:
                 run = watch(
-                    committed, backlog.records, {"worker": worker.pid} | at.pids(), rows_per_record=BATCH_ROWS,
+                    committed, backlog.records, {"worker": worker.pid} | at.pids(), rows_per_record=batch_rows,
                     alive=worker.check,
                 )  # fmt: skip
             ours.append(run.rows_per_sec)
             cpu_us.append(run.cpu_us_per_row("worker"))
             progress(f"    {run.rows_per_sec:,.0f} rows/s")
     figures: dict[str, Any] = {
+        "batch_rows": batch_rows,
         "rows_per_s": median(ours),
         "river_rows_per_s": median(river_rows),
         "ratio_to_river": ratio(zip(ours, river_rows, strict=True)),
@@ -115,7 +124,7 @@ def _measuring(models: Models, batches: list[pa.RecordBatch]) -> float:
 
 def _river(made: Observed) -> tuple[float, float]:
     """Rows per second, and microseconds of CPU a row."""
-    batch = made.batch(BATCH_ROWS)
+    batch = made.batch(RIVER_BATCH_ROWS)
     numbers = batch["numbers"].to_pylist()
     score = batch["score"].to_pylist()
     histogram_of: Any = sketch.Histogram

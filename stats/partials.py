@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.arrow import only_text
 from stats.histogram import LATENCY_EDGES_MS, Counts, bin_of
 
 LATENCY_BINS: Final = len(LATENCY_EDGES_MS) + 1
@@ -73,7 +74,7 @@ def observation_sums(batch: pa.RecordBatch, window_ms: int) -> dict[WindowKey, S
     """
     groups = _groups(batch, window_ms)
     take = groups.row_of
-    answered = (pc.equal(batch["status"], "answered")).to_numpy(zero_copy_only=False)[take]
+    answered = _is(batch["status"], "answered")[take]
     first = answered & (batch["attempt"].to_numpy() == 0)[take]
     latency = (_ms(batch["observed_at"]) - _ms(batch["requested_at"]))[take]
     rows = np.bincount(groups.group_of, minlength=len(groups.keys))
@@ -139,13 +140,13 @@ class _Groups(NamedTuple):
 def _groups(batch: pa.RecordBatch, window_ms: int) -> _Groups:
     rows, segments = _by_segment(batch["segments"])
     windows = _ms(batch["requested_at"]) // window_ms * window_ms
-    columns = [_codes(pa.array(windows)), *(_codes(batch[name]) for name in ("role", "arm", "version"))]
+    columns = [_codes_of_numbers(windows), *(_codes(batch[name]) for name in ("role", "arm", "version"))]
     columns = [(codes[rows], values) for codes, values in columns] + [_codes(segments)]
 
     combined = np.zeros(len(rows), dtype=np.int64)
     for codes, values in columns:
         combined = combined * max(len(values), 1) + codes
-    group_of, found = _codes(pa.array(combined))
+    group_of, found = _codes_of_numbers(combined)
     keys = []
     for code in found:
         parts: list[Any] = []
@@ -156,10 +157,30 @@ def _groups(batch: pa.RecordBatch, window_ms: int) -> _Groups:
     return _Groups(keys, rows, group_of)
 
 
-def _codes(column: pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
+def _codes(column: pa.StringArray) -> tuple[NDArray[np.int64], list[Any]]:
     """The column as positions in the list of its different values, in the order in which they come."""
+    only = only_text(column)
+    return _encoded(column) if only is None else (np.zeros(len(column), np.int64), [only])
+
+
+def _codes_of_numbers(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[Any]]:
+    """The same of integers."""
+    if len(values) and (values == values[0]).all():
+        return np.zeros(len(values), np.int64), [int(values[0])]
+    return _encoded(pa.array(values))
+
+
+def _encoded(column: pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
     encoded = column.dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _is(column: pa.StringArray, text: str) -> NDArray[np.bool_]:
+    """Which rows hold `text`."""
+    only = only_text(column)
+    if only is not None:
+        return np.full(len(column), only == text)
+    return np.asarray(pc.equal(column, text).to_numpy(zero_copy_only=False))
 
 
 def _by_segment(segments: pa.ListArray) -> tuple[NDArray[np.int64], pa.Array]:

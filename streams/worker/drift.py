@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.arrow import rows_where
+from schemas.arrow import rows_where, rows_with, texts_in
 from schemas.artifact import References, parse_version
 from schemas.events import InputPartial, LossPartial
 from schemas.spec import ModelSpec
@@ -41,13 +41,12 @@ class Drift:
         """Count the live answers of a batch of observations of one model. Shadow copies have the same inputs: they say nothing new."""
         if spec.monitor.drift.inputs == "none":
             return
-        live = pc.and_(pc.equal(batch["role"], "live"), pc.equal(batch["status"], "answered"))
-        batch = rows_where(batch, live)
-        for version in pc.unique(batch["version"]).to_pylist():
+        batch = rows_with(batch, role="live", status="answered")
+        for version in texts_in(batch["version"]):
             reference = self._models.reference(spec.name, version)
             if reference is not None:
                 artifact, against = reference
-                rows = _of_width(rows_where(batch, pc.equal(batch["version"], version)), spec)
+                rows = _of_width(rows_with(batch, version=version), spec)
                 self._count(spec, rows, artifact, against)
 
     def label(self, spec: ModelSpec, batch: pa.RecordBatch) -> None:
@@ -55,9 +54,9 @@ class Drift:
         stream that the detector reads, so it counts in the metrics alone."""
         if spec.monitor.drift.loss == "none":
             return
-        batch = rows_where(batch, pc.and_(pc.equal(batch["role"], "live"), pc.equal(batch["revision"], 0)))
-        for version in pc.unique(batch["version"]).to_pylist():
-            rows = rows_where(batch, pc.equal(batch["version"], version))
+        batch = rows_where(rows_with(batch, role="live"), pc.equal(batch["revision"], 0))
+        for version in texts_in(batch["version"]):
+            rows = rows_with(batch, version=version)
             if spec.task == "regression":
                 errors = rows["loss"].to_numpy().astype(np.float64)
             else:

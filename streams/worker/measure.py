@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from runtime.telemetry import counter
 from schemas import arrow
@@ -23,7 +22,10 @@ from streams.worker.state import Drained, Record
 log = logging.getLogger(__name__)
 
 NAME: Final = "measure"
-GATHER_ROWS: Final = 4096
+GATHER_ROWS: Final = 32_768
+GATHER_BYTES: Final = 16 * 1024 * 1024
+"""Of records, which are held whole. To measure a batch takes two milliseconds beside what its rows take, so many are measured at once: no
+partial is written before the next save anyway."""
 _KEY: Final = frozenset({"model", "requested_at", "role", "arm", "version", "segments", "scores"})
 READS: Final = {
     OBSERVATIONS.name: _KEY | {"status", "observed_at", "numbers", "texts", "attempt"},
@@ -54,13 +56,13 @@ class Measure:
         self._metrics = Metrics()
         self._drift = Drift(models)
         self._held: list[pa.RecordBatch] = []
-        self._held_rows = 0
+        self._held_rows = self._held_bytes = 0
 
     def restore(self, own: bytes, entries: dict[str, bytes]) -> None:
         """Nothing to restore: what is not in a partial comes again."""
 
     def apply(self, value: bytes) -> None:
-        """Add one micro-batch. Small ones are gathered: a batch of three rows costs as much to measure as one of a thousand."""
+        """Add one micro-batch. They are gathered: a batch of three rows costs as much to measure as one of a thousand."""
         try:
             batch = arrow.decode_batch(value, self._wanted)
         except Rejection as error:
@@ -75,7 +77,8 @@ class Measure:
             self._measure()
         self._held.append(batch)
         self._held_rows += len(batch)
-        if self._held_rows >= GATHER_ROWS:
+        self._held_bytes += len(value)
+        if self._held_rows >= GATHER_ROWS or self._held_bytes >= GATHER_BYTES:
             self._measure()
         counter("tidemill_observed_rows_total").labels(NAME).inc(len(batch))
 
@@ -83,12 +86,12 @@ class Measure:
         if not self._held:
             return
         batch = pa.concat_batches(self._held)
-        self._held, self._held_rows = [], 0
-        for model in pc.unique(batch["model"]).to_pylist():
+        self._held, self._held_rows, self._held_bytes = [], 0, 0
+        for model in arrow.texts_in(batch["model"]):
             spec = self._models.spec(model)
             if spec is None:
                 continue
-            rows = arrow.rows_where(batch, pc.equal(batch["model"], model))
+            rows = arrow.rows_with(batch, model=model)
             if self._observations:
                 self._metrics.observe(spec, rows)
                 self._drift.observe(spec, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from schemas.arrow import OBSERVATIONS, decode_batch, encode_batch, part_of
+from schemas.arrow import OBSERVATIONS, decode_batch, encode_batch, only_text, part_of, rows_with, texts_in
 from schemas.errors import Rejection
 
 BATCH = pa.record_batch({"model": ["fraud"], "role": ["live"]})
@@ -31,3 +31,30 @@ def test_a_batch_that_lacks_a_column_is_refused_by_its_name() -> None:
 def test_a_batch_with_a_column_of_another_type_is_refused_by_its_name() -> None:
     with pytest.raises(Rejection, match=r"score.*expected float, found string"):
         decode_batch(encode_batch(pa.record_batch({"score": ["high"]})), part_of(OBSERVATIONS, ["score"]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "only"),
+    [
+        (["live"] * 3, "live"), (["", ""], ""), (["a"], "a"), ([""], ""), (["größe"] * 2, "größe"),
+        ([], None), (["live", "dead"], None), (["ab", "a", "abc"], None), (["", "ab", ""], None), (["live", None], None),
+    ],
+)  # fmt: skip
+def test_a_column_has_one_text_or_not_wherever_it_is_cut_from(
+    texts: list[str | None], only: str | None
+) -> None:
+    column = pa.array(texts, pa.string())
+    assert only_text(column) == only
+    among = pa.array(["x", *texts, "yyy"], pa.string()).slice(1, len(texts))
+    assert only_text(among) == only
+    assert texts_in(column) == list(dict.fromkeys(texts))
+
+
+def test_rows_are_chosen_by_their_texts() -> None:
+    batch = pa.record_batch({"role": ["live"] * 3, "arm": ["a", "b", "a"], "row": [0, 1, 2]})
+    chosen = {
+        ("live", "a"): [0, 2], ("live", "b"): [1], ("live", "c"): [], ("shadow", "a"): [],
+    }  # fmt: skip
+    for (role, arm), rows in chosen.items():
+        assert rows_with(batch, role=role, arm=arm)["row"].to_pylist() == rows
+    assert rows_with(batch, role="live") is batch
