@@ -102,13 +102,15 @@ def command(
     if cost:
         show(cost_of.measure(seed), as_json)
         return
-    # That the broker is away is no news here.
-    logging.getLogger("librdkafka").setLevel(logging.CRITICAL)
     planned = schedule.draw(
         seed, faults, SECONDS_A_FAULT * faults if duration_sec is None else duration_sec,
         schedule.choose(only or (BUGS[bug].only if bug else ()), longest_sec),
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="tidemill-faults-"))
+    # That the broker is away is no news here; why a client got stuck would be.
+    clients = logging.getLogger("librdkafka")
+    clients.propagate = False
+    clients.addHandler(logging.FileHandler(folder / "clients.log"))
     run = Run(folder, planned, seed, rate, orphan_after_sec, bug)
     finished = False
     try:
@@ -158,7 +160,8 @@ class Run:
             World(self._folder, links, self._orphan_after_sec, mutation) as world,
         ):
             say(f"the stack is up in {self._folder}")
-            load, monitor = Load(world.settings, self._seed, self._rate, world.snapshot), Monitor(world)
+            load = Load(world.settings, self._seed, self._rate, world.snapshot, _say_stuck)
+            monitor = Monitor(world)
             started = time.monotonic()
             load.start(world.request_topic_id())
             try:
@@ -291,6 +294,10 @@ def _audit(settings: Settings, account: Account, generations: int, wait_sec: flo
     if generations == 1:
         ok = found.ok and found.requests == account.events and found.shadow_missing == 0
     return {"ok": ok, **said}
+
+
+def _say_stuck(why: str) -> None:
+    say(f"the load's client is stuck, another one takes over: {why}")
 
 
 def say(line: str) -> None:

@@ -10,18 +10,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-from confluent_kafka import KafkaError, Message
 from numpy.typing import NDArray
 
 from benchmarks.faults import rows
 from benchmarks.faults.rows import CASES, GOOD, MODEL, NO_CASE, PARTITIONS, POISON
+from benchmarks.faults.sender import Record, Sender
 from runtime.clock import now_ms
 from runtime.headers import Headers
-from runtime.kafka import producer
 from runtime.settings import Settings
 from schemas.events import Command
 from schemas.identity import name_id, prediction_id
@@ -35,13 +34,6 @@ COMMAND_BLOCKS: Final = 40
 FIRST_CAPACITY: Final = 1 << 16
 UNACKNOWLEDGED: Final = 50_000
 """Sent and not acknowledged: beyond it the load waits, as when the broker is away."""
-FLUSH_SEC: Final = 120.0
-STUCK_SEC: Final = 120.0
-"""Nothing is acknowledged for so long, though no fault keeps the broker away for longer than a quarter of it: the client is stuck."""
-
-
-class Undelivered(Exception):
-    """The broker did not take what was sent: the load knows no longer what is there."""
 
 
 class Ledger:
@@ -75,34 +67,18 @@ class Ledger:
         self.first_rows.append(self.sent)
 
 
-class Acknowledged:
-    """Where records lie that the broker has acknowledged.
-
-    A broker that had taken some before it was killed, and is sent them again, says only that it has them, and not where. But those of a
-    partition are acknowledged in the order in which they lie there. Nor is the timestamp in such an acknowledgement the record's: it is the
-    newest of its batch. So records are given theirs when they are sent.
-    """
-
-    def __init__(self) -> None:
-        self._following: dict[tuple[str, int], int] = {}
-
-    def begin_anew(self, topic: str) -> None:
-        """`topic` was deleted and made again."""
-        self._following = {place: offset for place, offset in self._following.items() if place[0] != topic}
-
-    def offset(self, message: Message) -> int:
-        """Of each acknowledged record, asked once and in the order of the acknowledgements."""
-        place = message.topic() or "", message.partition() or 0
-        told = message.offset()
-        offset = self._following.get(place, 0) if told is None else told
-        self._following[place] = offset + 1
-        return offset
-
-
 class Load:
     """Sends until told to stop. `base_ms` is the event time of feedback on row 0; `snapshot` names the rows to train on."""
 
-    def __init__(self, settings: Settings, seed: int, rate_rows_per_sec: float, snapshot: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        seed: int,
+        rate_rows_per_sec: float,
+        snapshot: str,
+        on_replace: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`on_replace` hears why another client takes over."""
         self.ledger = Ledger(seed)
         self.failure: BaseException | None = None
         self.base_ms = time.time_ns() // 1_000_000
@@ -111,21 +87,9 @@ class Load:
         self._snapshot = snapshot
         self._requests, self._feedback = REQUESTS.for_model(MODEL), FEEDBACK.for_model(MODEL)
         self._stop, self._pause, self._paused = threading.Event(), threading.Event(), threading.Event()
-        self._failed: KafkaError | None = None
-        self._acknowledged = Acknowledged()
-        self._unacknowledged = 0
-        self._moved_sec = time.monotonic()
-        """When something was acknowledged last, or nothing was to be."""
         self._answered_for = 0
         """Rows below have had their late feedback."""
-        # A record must never be given up: what the broker has would be unknown.
-        forever: dict[str, Any] = {
-            "message.timeout.ms": 0,
-            "linger.ms": 10,
-            "acks": "all",
-            "reconnect.backoff.max.ms": 500,
-        }
-        self._producer = producer(settings, **forever)
+        self._sender = Sender(settings, on_replace)
         self._thread = threading.Thread(target=self._guarded, name="load", daemon=True)
 
     def start(self, topic_id: uuid.UUID) -> None:
@@ -143,7 +107,7 @@ class Load:
         """Go on, if `topic_id` is given in a recreated topic."""
         if topic_id is not None:
             self.ledger.generation(topic_id)
-            self._acknowledged.begin_anew(self._requests)
+            self._sender.begin_anew(self._requests)
         self._paused.clear()
         self._pause.clear()
 
@@ -175,43 +139,26 @@ class Load:
         budget, last = 0.0, time.monotonic()
         while not self._stop.is_set():
             if self._pause.is_set():
-                self._flush()
+                self._sender.flush()
                 self._paused.set()
                 while self._pause.is_set() and not self._stop.is_set():
                     self._stop.wait(0.02)
-                last = self._moved_sec = time.monotonic()
+                last = time.monotonic()
+                self._sender.rest()
                 continue
             now = time.monotonic()
             budget = min(budget + (now - last) * self._rate, self._rate)
             last = now
-            if budget < self._block or self._unacknowledged > UNACKNOWLEDGED:
-                self._poll(0.01)
+            if budget < self._block or self._sender.unacknowledged > UNACKNOWLEDGED:
+                self._sender.poll(0.01)
                 continue
             budget -= self._block
             self._send_block(self.ledger.sent, self.ledger.sent + self._block)
             self._send_late(int(self.ledger.sent - LATE_SEC * self._rate))
-            self._poll(0)
-        self._flush()
+            self._sender.poll(0)
+        self._sender.flush()
         self._send_late(self.ledger.sent)
-        self._flush()
-
-    def _poll(self, timeout_sec: float) -> None:
-        before = self._unacknowledged
-        self._producer.poll(timeout_sec)
-        if self._failed is not None:
-            raise Undelivered(self._failed.str())
-        now = time.monotonic()
-        if not before or self._unacknowledged < before:
-            self._moved_sec = now
-        elif now > self._moved_sec + STUCK_SEC:
-            raise Undelivered(f"none of {self._unacknowledged} records in {STUCK_SEC:.0f} s")
-
-    def _flush(self) -> None:
-        deadline = time.monotonic() + FLUSH_SEC
-        while self._producer.flush(1.0):
-            if time.monotonic() > deadline:
-                raise Undelivered(f"{len(self._producer)} records after {FLUSH_SEC:.0f} s")
-        self._poll(0)
+        self._sender.flush()
 
     def _send_block(self, first: int, end: int) -> None:
         ledger, seed = self.ledger, self.ledger.seed
@@ -230,15 +177,11 @@ class Load:
         self._send_feedback(first, end, late=False)
         self._send_odd(first, end, key_of)
 
-    def _place(self, row: int) -> Callable[[KafkaError | None, Message], None]:
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            self._unacknowledged -= 1
-            if error is not None:
-                self._failed = error
-                return
-            self.ledger.offsets[row] = self._acknowledged.offset(message)
+    def _place(self, row: int) -> Callable[[int], None]:
+        def lies(offset: int) -> None:
+            self.ledger.offsets[row] = offset
 
-        return delivered
+        return lies
 
     def _send_late(self, end: int) -> None:
         """Late feedback on rows below `end`, as far as they are acknowledged."""
@@ -285,12 +228,11 @@ class Load:
     def _say_odd(self, key: int, reason: str, value: bytes) -> None:
         at_ms = now_ms()
 
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            offset = self._count(error, message)
-            if offset is not None:
-                self.ledger.odd_feedback[message.partition() or 0, offset] = reason, value, at_ms
+        def lies(offset: int) -> None:
+            self.ledger.feedback_records += 1
+            self.ledger.odd_feedback[key % PARTITIONS, offset] = reason, value, at_ms
 
-        self._produce(self._feedback, value, key, delivered, at_ms)
+        self._produce(self._feedback, value, key, lies, at_ms)
 
     def _command(self, number: int) -> None:
         """A person has a version trained from a file."""
@@ -299,24 +241,14 @@ class Load:
             action="train", by="the fault harness", snapshot=self._snapshot,
         )  # fmt: skip
 
-        def delivered(error: KafkaError | None, _message: Message) -> None:
-            self._unacknowledged -= 1
-            self._failed = error or self._failed
+        def lies(_offset: int) -> None:
             self.ledger.commands.append(command.event_id)
 
-        self._put(COMMANDS.name, msgspec.json.encode(command), MODEL.encode(), 0, delivered, command.at_ms)
+        value = msgspec.json.encode(command)
+        self._sender.send(Record(COMMANDS.name, value, MODEL.encode(), 0, command.at_ms, None, lies))
 
-    def _counted(self, error: KafkaError | None, message: Message) -> None:
-        self._count(error, message)
-
-    def _count(self, error: KafkaError | None, message: Message) -> int | None:
-        """Where a record of feedback lies, None if it was not taken."""
-        self._unacknowledged -= 1
+    def _counted(self, _offset: int) -> None:
         self.ledger.feedback_records += 1
-        if error is not None:
-            self._failed = error
-            return None
-        return self._acknowledged.offset(message)
 
     def prediction_id(self, row: int, partition: int) -> uuid.UUID:
         """The id that the answer to an acknowledged row must have."""
@@ -327,21 +259,7 @@ class Load:
         )
 
     def _produce(
-        self, topic: str, value: bytes, key: int, delivered: Callable[..., None], at_ms: int,
+        self, topic: str, value: bytes, key: int, lies: Callable[[int], None], at_ms: int,
         headers: Headers | None = None,
     ) -> None:  # fmt: skip
-        self._put(topic, value, rows.entity(key), key % PARTITIONS, delivered, at_ms, headers)
-
-    def _put(
-        self, topic: str, value: bytes, key: bytes, partition: int, delivered: Callable[..., None], at_ms: int,
-        headers: Headers | None = None,
-    ) -> None:  # fmt: skip
-        self._unacknowledged += 1
-        while True:
-            try:
-                self._producer.produce(
-                    topic, value, key, partition, on_delivery=delivered, timestamp=at_ms, headers=headers
-                )
-                return
-            except BufferError:
-                self._poll(0.1)
+        self._sender.send(Record(topic, value, rows.entity(key), key % PARTITIONS, at_ms, headers, lies))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 
-from benchmarks.faults import load
-from benchmarks.faults.load import Acknowledged
+from benchmarks.faults import load, sender
+from benchmarks.faults.sender import Acknowledged
 from runtime.settings import Settings
 
 UNTOLD = -1001
@@ -61,7 +61,7 @@ def test_a_record_has_the_timestamp_that_it_was_sent_with_whatever_its_acknowled
 ) -> None:
     sending = Batching()
     clock = iter(range(1_700_000_000_000, 1_800_000_000_000))
-    monkeypatch.setattr(load, "producer", lambda *_, **__: sending)
+    monkeypatch.setattr(sender, "producer", lambda *_, **__: sending)
     monkeypatch.setattr(load, "now_ms", lambda: next(clock))
     made = load.Load(Settings(), 1, 1000.0, "snapshot")
     made.ledger.generation(uuid.uuid4())
