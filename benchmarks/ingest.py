@@ -39,7 +39,7 @@ LIVE_ROWS: Final = 1024
 
 
 @click.command()
-@click.option("--rows", type=click.IntRange(min=10_000), help=f"Rows of a backlog.  [default: {ROWS:,}]")
+@click.option("--rows", type=click.IntRange(min=QUICK_ROWS), help=f"Rows of a backlog.  [default: {ROWS:,}]")
 @BATCH_ROWS
 @TURNS
 @seed_of("the rows")
@@ -75,7 +75,7 @@ def measure(rows: int, batch_rows: int | None, turns: int, seed: int) -> Result:
                 bare.append(_bare(client, batches))
                 progress(f"    {bare[-1]:,.0f} rows/s")
             progress(f"{'turn ' + str(turn) if turn else 'warming'}: the sink")
-            backlog = produce_batches(at.settings, batches if turn else batches[: len(batches) // 3])
+            backlog = produce_batches(at.settings, batches if turn else batches[: max(1, len(batches) // 3)])
             visible = Visible(client, MODEL)
             sink = Service(at, "sink")
             with running(sink):

@@ -18,7 +18,7 @@ TURNS: Final[Option] = click.option(
 )
 BATCH_ROWS: Final[Option] = click.option(
     "--batch-rows",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 16_384),  # more are more than the topic takes at once
     help="Rows of an observation's record.  [default: the model's serve.max_batch_rows, as the gateway writes of a backlog]",
 )
 JSON: Final[Option] = click.option(

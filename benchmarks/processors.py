@@ -38,7 +38,7 @@ RIVER_BATCH_ROWS: Final = 1000
 
 
 @click.command()
-@click.option("--rows", type=click.IntRange(min=10_000), help=f"Rows of a backlog.  [default: {ROWS:,}]")
+@click.option("--rows", type=click.IntRange(min=QUICK_ROWS), help=f"Rows of a backlog.  [default: {ROWS:,}]")
 @BATCH_ROWS
 @TURNS
 @seed_of("the rows")

@@ -96,7 +96,7 @@ class Gateway:
         self._committer = Committer(settings, self._source, self._progress, self._models, transaction, clock)
         self._halts = Halts(self._models, clock)
         self._told: set[str] = set()
-        """Alerts of missing records that are written."""
+        """Alerts of missing records that are written. A log that was cut is met again and again."""
         self._stalls = StallGuard(StallDetector(settings, GROUP))
         self._report = Report(health, self._models, self._progress, self._source, clock)
         self._consumer_thread = ThreadPoolExecutor(1, "consumer")

@@ -1,6 +1,6 @@
 """An idempotent producer that knows where each of its records came to lie, and outlives its client.
 
-librdkafka's client may deliver nothing any more once the broker has come back (seen in one of a few thousand faults, through three further
+librdkafka's client may deliver nothing any more once the broker has come back (seen once in some thousands of faults, through three further
 restarts). Then another one takes its place: it looks what of the unacknowledged records the broker has, which lie in each partition in the
 order in which they were sent, and sends the others.
 """

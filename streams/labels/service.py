@@ -123,8 +123,6 @@ class Labels:
         self._next: dict[Place, int] = {}
         """Next offset to consume of each assigned partition."""
         self._stranded = Stranded()
-        self._told: set[str] = set()
-        """Alerts of missing records that are written."""
         self._joined = False
         """Whether the group has assigned partitions, or said that there are none for this process."""
         self._started_over = 0
@@ -385,11 +383,9 @@ class Labels:
         topic = gap.place[0]
         alert = missing_alert(gap, NAME, self._specs[topic].name, self._stage.topic_ids[topic], now_ms())
         self._health.error(alert.message)
-        if alert.event_id not in self._told:
-            self._producer.begin()
-            self._producer.produce(ALERTS.name, msgspec.json.encode(alert), alert.model.encode())
-            self._producer.commit()
-            self._told.add(alert.event_id)
+        self._producer.begin()
+        self._producer.produce(ALERTS.name, msgspec.json.encode(alert), alert.model.encode())
+        self._producer.commit()
 
     def _look_after(self, elapsed_sec: float) -> None:
         """See to it that what is read moves, and that the sink is followed. Kafka has just answered; `elapsed_sec` since it did before.

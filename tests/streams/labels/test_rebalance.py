@@ -75,7 +75,7 @@ def stage() -> Any:
         Forgetful(),
         Forgetful(),
     )
-    made._stranded, made._told, made._paused = Stranded(), set(), ""
+    made._stranded, made._paused = Stranded(), ""
     made._next, made._joined, made._restored, made._started_over = {(TOPIC, 0): 100}, True, True, 0
     made._consumer = Member()
     made._consumer.stage = made
