@@ -97,7 +97,7 @@ class Gateway:
         self._halts = Halts(self._models, clock)
         self._told: set[str] = set()
         """Alerts of missing records that are written. A log that was cut is met again and again."""
-        self._stalls = StallGuard(StallDetector(settings, GROUP))
+        self._stalls = StallGuard(StallDetector(settings, GROUP, shared=followers))
         self._report = Report(health, self._models, self._progress, self._source, clock)
         self._consumer_thread = ThreadPoolExecutor(1, "consumer")
         self._committer_thread = ThreadPoolExecutor(1, "committer")

@@ -19,6 +19,7 @@ from runtime.offsets import committed
 from runtime.positions import Place
 from runtime.settings import Settings
 from runtime.topics import Topics
+from runtime.unowned import STRATEGY
 from schemas.errors import Outage
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ GROUP: Final = "gateway"
 POLL_RECORDS: Final = 8192
 _OVERRIDES: Final = {
     **gather(wait_ms=10),
-    "partition.assignment.strategy": "cooperative-sticky",
+    **STRATEGY,
     # An offset that Kafka does not have is told (`gaps`), never a silent jump.
     "auto.offset.reset": "error",
     # What librdkafka reads ahead is memory too.

@@ -8,7 +8,7 @@ A verdict needs `STALLED_AFTER_SEC` without movement of that partition while Kaf
 least that far apart, and there are none while the broker is away or after the process was stopped for a while.
 
 A consumer that is in no group reads nothing either, and has no partition to show it by: after a broker's restart it may look for the
-group's coordinator for ever. It has `OUTSIDE_AFTER_SEC` in which the group answers others.
+group's coordinator for ever. It has `OUTSIDE_AFTER_SEC` in which the group answers others. And what no member has, none can show: see `runtime.unowned`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -27,6 +27,7 @@ from runtime.offsets import or_start, told
 from runtime.positions import PROBING, EndOffsets, Place, next_record
 from runtime.service import CRASHED, Stage
 from runtime.settings import Settings
+from runtime.unowned import Unowned
 from schemas.errors import Outage, TidemillError
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,19 @@ class _Seen(NamedTuple):
 class StallDetector:
     """Compares positions with what there is; `look` waits for Kafka: not for a loop that has something else to do."""
 
-    def __init__(self, settings: Settings, group: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """The committed offsets of `group` count where nothing was read yet."""
+    def __init__(
+        self,
+        settings: Settings,
+        group: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        shared: Collection[str] = (),
+    ) -> None:
+        """The committed offsets of `group` count where nothing was read yet. `shared` are the topics that its members share, if they use
+        `unowned.STRATEGY`."""
         self._settings, self._group, self._clock = settings, group, clock
         self._ends = EndOffsets(settings, _PROBE_SEC)
+        self._unowned = Unowned(settings, group, shared) if shared else None
         self._probe: Consumer | None = None
         self._seen: dict[Place, _Seen] = {}
         self._looked_sec = clock()
@@ -90,12 +100,18 @@ class StallDetector:
         self._looked_sec = now_sec
         try:
             self._seek_group(joined, passed_sec)
-            return self._look(positions, passed_sec)
+            stages = self._look(positions, passed_sec)
         except (KafkaException, Outage) as error:
             log.warning("Kafka does not tell what there is to read: %s", error)
             self._seen.clear()
             self.close()  # it may hold to what has passed: another one, the next time
             return {}
+        if self._unowned is not None and joined:
+            try:
+                self._unowned.look(passed_sec)
+            except (KafkaException, Outage) as error:
+                log.warning("%s", error)
+        return stages
 
     def close(self) -> None:
         """Let go."""

@@ -32,6 +32,7 @@ from runtime.settings import Settings
 from runtime.stalls import StallDetector, StallGuard
 from runtime.telemetry import traceparent
 from runtime.topics import Topics
+from runtime.unowned import STRATEGY
 from schemas.errors import Outage, Rejection
 from schemas.spec import ModelSpec
 from streams.sink.alerts import Alerts
@@ -81,7 +82,7 @@ class Sink:
         self._ids: Future[dict[str, uuid.UUID]] | None = None
         self._alerts = Alerts(settings)
         self._report_at = self._topics_at = 0.0
-        self._guard = StallGuard(StallDetector(settings, GROUP))
+        self._guard = StallGuard(StallDetector(settings, GROUP, shared=self._targets))
         self._guard.start()
         self._consumer: Consumer = consumer(
             settings,
@@ -92,7 +93,7 @@ class Sink:
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
                 **gather(wait_ms=50),
-                "partition.assignment.strategy": "cooperative-sticky",
+                **STRATEGY,
                 "queued.max.messages.kbytes": 32 * 1024,
             },
         )
