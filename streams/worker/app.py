@@ -106,7 +106,10 @@ class Worker:
         self._settings = settings
         self._make = make
         self._stop = stop
-        self._locks: dict[tuple[str, int], asyncio.Lock] = {}
+        self._events: dict[tuple[str, int], asyncio.Lock] = {}
+        """Of each partition: one event at a time."""
+        self._saves: dict[tuple[str, int], asyncio.Lock] = {}
+        """Of each partition: one save at a time, while events go on. Who holds both took this one second."""
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="save")
         self._saver: asyncio.Task[bool] | None = None
         self._closing = asyncio.Event()
@@ -191,8 +194,7 @@ class Worker:
             yield
 
     async def _handle(self, place: tuple[str, int], offset: int, value: bytes | None) -> None:
-        lock = self._locks.setdefault(place, asyncio.Lock())
-        async with lock:
+        async with self._events.setdefault(place, asyncio.Lock()):
             if place not in self.assigned:
                 return  # it came before its partition went elsewhere, where it is read again
             source = self.sources.get(place)
@@ -200,7 +202,7 @@ class Worker:
                 source = self.sources[place] = await self._opened(place, offset)
             source.apply(offset, value or b"")
             if source.processor.size >= SAVE_AT_RECORDS:
-                await self._save(source)
+                await self._save(place)
 
     async def _opened(self, place: tuple[str, int], offset: int) -> SourcePartition:
         """The source, whose first event is the one at `offset`.
@@ -234,22 +236,18 @@ class Worker:
         pause = shortest
         while not await _set_within(self._closing, pause):
             began = loop.time()
-            await asyncio.gather(*(self._save_locked(place) for place in list(self.sources)))
+            await asyncio.gather(*(self._save(place) for place in list(self.sources)))
             pause = min(longest, max(shortest, 4 * (loop.time() - began)))
 
-    async def _save_locked(self, place: tuple[str, int]) -> None:
-        async with self._locks[place]:
+    async def _save(self, place: tuple[str, int]) -> None:
+        """Write what came, then commit the offset to the group."""
+        async with self._saves.setdefault(place, asyncio.Lock()):
             source = self.sources.get(place)
-            if source is not None:
-                await self._save(source)
-
-    async def _save(self, source: SourcePartition) -> None:
-        """Write what came, then commit the offset to the group. The caller holds the source's lock."""
-        save = source.drain()
-        if save is None:
-            return
-        await self._in_thread(source.write, save)
-        await self._commit(source, save.next_offset)
+            save = None if source is None else source.drain()
+            if source is None or save is None:
+                return
+            await self._in_thread(source.write, save)
+            await self._commit(source, save.next_offset)
 
     async def _commit(self, source: SourcePartition, next_offset: int) -> None:
         """Tell the group."""
@@ -259,10 +257,11 @@ class Worker:
     async def _release(self, places: set[tuple[str, int]]) -> None:
         """Save and let go of these partitions, which go elsewhere."""
         for place in places:
-            async with self._locks.setdefault(place, asyncio.Lock()):
+            async with self._events.setdefault(place, asyncio.Lock()):
+                await self._save(place)
+                # Nothing can come between: a save that waited for this one finds the source gone.
                 source = self.sources.pop(place, None)
                 if source is not None:
-                    await self._save(source)
                     await self._in_thread(source.close)
 
     async def _on_assigned(self, _app: Any, assigned: Iterable[TP], **_: Any) -> None:

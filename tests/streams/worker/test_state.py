@@ -19,7 +19,7 @@ from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.errors import Fenced, TidemillError
 from schemas.topics import OBSERVATIONS, ROUTES
 from streams.worker.app import Worker
-from streams.worker.state import Drained, Record, SourcePartition
+from streams.worker.state import Drained, Record, Save, SourcePartition
 from tests.reader import Reader
 
 
@@ -257,3 +257,44 @@ def test_after_a_save_that_failed_nothing_more_is_written(
     _, adder = place.owner()
     assert adder.sum == 6
     assert place.outputs(2) == [b"1", b"6"]
+
+
+def test_events_go_on_while_a_save_is_written_and_a_release_waits_for_both(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, write = threading.Event(), threading.Event(), SourcePartition.write
+
+    def slowly(partition: SourcePartition, save: Save) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        write(partition, save)
+
+    monkeypatch.setattr(SourcePartition, "write", slowly)
+    told: Any = Told()
+
+    async def run() -> list[int]:
+        worker = Worker(place.settings, lambda *_: Adder(place.name, place.name), threading.Event())
+        worker._app.consumer = told
+        source = ("source", 0)
+        worker.assigned.add(source)
+        await worker._handle(source, 0, b"1")
+        saving = asyncio.create_task(worker._save(source))
+        await asyncio.to_thread(begun.wait)
+        await asyncio.wait_for(worker._handle(source, 1, b"2"), 30)
+        progress = [worker.sources[source].next_offset, worker.sources[source].saved_offset]
+        # A rebalance takes the partition away in the middle of it, and the timer asks for a save of its own.
+        releasing = asyncio.create_task(worker._release({source}))
+        by_timer = asyncio.create_task(worker._save(source))
+        await asyncio.sleep(0)
+        assert not releasing.done()
+        go_on.set()
+        await asyncio.gather(saving, releasing, by_timer)
+        assert worker.sources == {}
+        worker._threads.shutdown()
+        return progress
+
+    assert asyncio.run(run()) == [2, 0]
+    assert place.outputs(2) == [b"1", b"3"], "two saves, each event in one"
+    assert told.offsets == {("source", 0): 2}
+    heir, adder = place.owner()
+    assert (heir.next_offset, adder.sum) == (2, 3)
