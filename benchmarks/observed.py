@@ -34,7 +34,7 @@ class Observed:
         offsets = np.arange(self._next, self._next + rows)
         self._next += rows
         stamps = np.full(rows, at_ms, np.int64)
-        ids = prediction_ids(stamps, self._topic_id, 0, offsets, np.zeros(rows, np.int64))
+        ids = prediction_ids(stamps, [(self._topic_id, 0, rows)], offsets, np.zeros(rows, np.int64))
         first = self._rng.random(rows, np.float32)
         scores = np.stack([1 - first, first], axis=1)
         numbers, texts = self._columns.take(np.arange(rows) % _DISTINCT_ROWS).as_lists()

@@ -35,7 +35,7 @@ from schemas.dead_letters import MAX_ATTEMPT, Origin
 from schemas.errors import Rejection, UnknownModel
 from schemas.events import Arm
 from schemas.formats import arrow_rows_limit, format_of, request_rows
-from schemas.identity import prediction_id, prediction_ids
+from schemas.identity import prediction_ids
 from schemas.requests import CONTENT_TYPE
 from schemas.spec import ModelSpec
 from schemas.topics import DEAD_LETTERS, OBSERVATIONS, PREDICTIONS, REDRIVES, REQUESTS
@@ -71,7 +71,10 @@ def requests_of(settings: Settings, reader: TopicReader, spec: ModelSpec) -> Ask
         each = np.array(stamps, dtype=np.int64)
         return ids_of(
             prediction_ids(
-                np.repeat(each, rows), topic_id, partition, np.repeat(offsets, rows), _within(rows)
+                np.repeat(each, rows),
+                [(topic_id, partition, int(rows.sum()))],
+                np.repeat(offsets, rows),
+                _within(rows),
             )
         )
 
@@ -87,13 +90,16 @@ def redriven_of(settings: Settings, reader: TopicReader, spec: ModelSpec) -> Ask
         return Asked(topic, nothing, uuid.UUID(int=0), {}, [])
 
     def ids(_partition: int, _offsets: Ints, rows: Ints, origins: list[Origin]) -> Ids:
-        raw = b"".join(
-            prediction_id(origin.timestamp_ms, origin.topic_id, origin.partition, origin.offset, row).bytes
-            for origin, count in zip(origins, rows.tolist(), strict=True)
-            for row in range(count)
+        stamps, places = (
+            np.array([(origin.timestamp_ms, origin.offset) for origin in origins], np.int64).reshape(-1, 2).T
         )
+        runs = [
+            (origin.topic_id, origin.partition, count)
+            for origin, count in zip(origins, rows.tolist(), strict=True)
+        ]
+        found = prediction_ids(np.repeat(stamps, rows), runs, np.repeat(places, rows), _within(rows))
         attempts = np.array([origin.attempt for origin in origins], dtype=np.int64)
-        return with_attempts(ids_of(raw), np.repeat(attempts, rows))
+        return with_attempts(ids_of(found), np.repeat(attempts, rows))
 
     return _asked(reader, topic, topic_id, spec, lambda message: _origin(message, topic_id, original), ids)
 

@@ -4,9 +4,10 @@ on columns; only a record that this refuses is looked at again, slowly, to say w
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, starmap
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -74,6 +75,7 @@ class Decoder:
         }
         self._numbers = _getter(fields[: len(spec.numbers)], alone=not spec.texts)
         self._texts = _getter(fields[len(spec.numbers) :], alone=not spec.numbers)
+        self._packed = struct.Struct(f"{len(spec.numbers)}d")
         self._ranges = Ranges.of(spec)
         self._arrow = ArrowDecoder(spec, self._ranges)
 
@@ -95,7 +97,7 @@ class Decoder:
                 if row.request_id:
                     request_ids[int(accepted[place])] = row.request_id
                 rows[place] = row.features
-        numbers = _floats(self._numbers, rows, len(self._spec.numbers))
+        numbers = self._floats(rows)
         outside = self._ranges.outside(numbers)
         if len(outside):
             for place in outside.tolist():
@@ -106,9 +108,17 @@ class Decoder:
                 rows[place] = None
             rows = [row for row in rows if row is not None]
             accepted, numbers = np.delete(accepted, outside), np.delete(numbers, outside, axis=0)
-        texts = ["" if text is None else text for text in self._texts(rows)]
+        texts = ["" if text is None else text for text in chain.from_iterable(self._texts(rows))]
         columns = Columns(numbers.astype(np.float32), pa.array(texts, pa.string()))
         return Decoded(columns, accepted, rejections, request_ids)
+
+    def _floats(self, rows: list[Any]) -> NDArray[np.float64]:
+        """The numbers of all rows: [rows, width]. Packed they are in half the time that numpy takes to go through them."""
+        try:
+            flat = np.frombuffer(b"".join(starmap(self._packed.pack, self._numbers(rows))), np.float64)
+        except struct.error:  # a None: numpy reads it as NaN from a list only
+            flat = np.array(list(chain.from_iterable(self._numbers(rows))), np.float64)
+        return flat.reshape(len(rows), len(self._spec.numbers))
 
     def decode_all(self, admitted: Admitted) -> Decoded:
         """The rows of a micro-batch; indices count its rows."""
@@ -210,21 +220,13 @@ def _field(field: str, feature: Feature) -> tuple[str, Any] | tuple[str, Any, An
     return (field, kind | None, None)
 
 
-def _getter(fields: list[str], *, alone: bool) -> Callable[[list[Any]], Iterable[Any]]:
-    """The values of `fields` (`alone`: a row has no others) of all rows, row after row."""
+def _getter(fields: list[str], *, alone: bool) -> Callable[[list[Any]], Iterable[tuple[Any, ...]]]:
+    """The values of `fields` (`alone`: a row has no others) of each row."""
     if not fields:
         return lambda rows: ()
     if alone:
-        return lambda rows: chain.from_iterable(map(msgspec.structs.astuple, rows))
+        return lambda rows: map(msgspec.structs.astuple, rows)
     get = attrgetter(*fields)
     if len(fields) == 1:
-        return lambda rows: map(get, rows)
-    return lambda rows: chain.from_iterable(map(get, rows))
-
-
-def _floats(get: Callable[[list[Any]], Iterable[Any]], rows: list[Any], width: int) -> NDArray[np.float64]:
-    try:
-        flat = np.fromiter(get(rows), np.float64, len(rows) * width)
-    except TypeError:  # a None: numpy reads it as NaN from a list only
-        flat = np.array(list(get(rows)), np.float64)
-    return flat.reshape(len(rows), width)
+        return lambda rows: zip(map(get, rows), strict=True)
+    return lambda rows: map(get, rows)

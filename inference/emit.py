@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Final
 
 import msgspec
@@ -26,7 +26,7 @@ from schemas.arrow import encode_batch
 from schemas.dead_letters import Origin
 from schemas.errors import Rejection
 from schemas.formats import MSGPACK_TYPE, Format
-from schemas.identity import prediction_ids
+from schemas.identity import Run, prediction_ids
 from schemas.requests import CONTENT_TYPE, TRACEPARENT, Prediction
 from schemas.spec import ModelSpec
 from schemas.topics import ARROW
@@ -39,9 +39,6 @@ HEADERS: Final[dict[Format, Headers]] = {
 }
 _packer: Final = msgspec.msgpack.Encoder()
 _predictions: Final = msgspec.json.Decoder(Prediction)
-
-Run = tuple[uuid.UUID, int, int]
-"""Topic id, partition and number of consecutive records of a micro-batch."""
 
 
 def emit(
@@ -69,15 +66,11 @@ def emit(
         spec, admitted, ids, runs, request_ids, accepted, answers, rejections,
         revision=revision, observed_ms=observed_ms,
     )  # fmt: skip
+    records = list(accumulate((piece.records for piece in slices), initial=0))
+    bounds = rows.first[records].tolist()
+    observed = [(observations, row_of)] if len(slices) == 1 else _cut(observations, row_of, bounds)
     outputs = []
-    start = 0
-    for piece in slices:
-        end = start + piece.records
-        first, last = int(rows.first[start]), int(rows.first[end])
-        if len(slices) == 1:
-            mine, mine_of = observations, row_of
-        else:
-            mine, mine_of = _of_rows(observations, row_of, first, last)
+    for (start, end), (first, last), mine in zip(pairwise(records), pairwise(bounds), observed, strict=True):
         refused = {row: rejections[row] for row in sorted(rejections) if first <= row < last}
         outputs.append(
             Output(
@@ -88,7 +81,7 @@ def emit(
                     for record in sorted(admitted.traceparents.keys() | admitted.formats.keys())
                     if start <= record < end
                 },
-                observations=observation_values(mine, mine_of),
+                observations=observation_values(*mine),
                 observation_headers=[*ARROW_HEADERS, *trace_headers],
                 dead_letters=[
                     DeadLetter(messages[record], rejection, admitted.origins.get(record))
@@ -100,20 +93,22 @@ def emit(
                 else NO_POSITIONS,
             )
         )
-        start = end
     return outputs
 
 
-def _of_rows(
-    observations: pa.RecordBatch, row_of: NDArray[np.int64], first: int, last: int
-) -> tuple[pa.RecordBatch, NDArray[np.int64]]:
-    """What was observed of the rows from `first` to before `last`. Each arm's lie in order: a run of each, which is cut out without a copy."""
-    chosen = np.flatnonzero((row_of >= first) & (row_of < last))
-    runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
-    parts = [observations.slice(int(run[0]), len(run)) for run in runs if len(run)]
-    if len(parts) == 1:
-        return parts[0], row_of[chosen]
-    return (pa.concat_batches(parts) if parts else observations.slice(0, 0)), row_of[chosen]
+def _cut(
+    observations: pa.RecordBatch, row_of: NDArray[np.int64], bounds: Sequence[int]
+) -> list[tuple[pa.RecordBatch, NDArray[np.int64]]]:
+    """What was observed of the rows between each two of `bounds`. Each arm's lie in order: a run of each, which is cut out without a copy."""
+    starts = [0, *(np.flatnonzero(np.diff(row_of) < 0) + 1).tolist(), len(row_of)]
+    cuts = [(start + np.searchsorted(row_of[start:end], bounds)).tolist() for start, end in pairwise(starts)]
+    found = []
+    for place in range(len(bounds) - 1):
+        runs = [(cut[place], cut[place + 1]) for cut in cuts if cut[place] < cut[place + 1]]
+        parts = [observations.slice(start, end - start) for start, end in runs] or [observations.slice(0, 0)]
+        mine = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+        found.append((mine, np.concatenate([row_of[start:end] for start, end in runs] or [row_of[:0]])))
+    return found
 
 
 def _values(
@@ -200,20 +195,14 @@ def record_runs(slices: Sequence[Slice], origins: Mapping[int, Origin]) -> list[
 
 
 def row_ids(admitted: Admitted, runs: Sequence[Run]) -> NDArray[np.void]:
-    """The prediction ids of a micro-batch, in the order of its rows."""
+    """The prediction ids of a micro-batch, in the order of its rows; `runs` are of records."""
     rows = admitted.rows
-    found, start = [], 0
-    for topic_id, partition, records in runs:
-        part = slice(int(rows.first[start]), int(rows.first[start + records]))
-        record = rows.record[part]
-        found.append(
-            prediction_ids(
-                admitted.timestamps_ms[record],
-                topic_id,
-                partition,
-                admitted.offsets[record],
-                rows.within[part],
-            )
-        )
-        start += records
-    return np.concatenate(found)
+    if not rows.single:
+        ends = rows.first[np.cumsum([0, *(records for _, _, records in runs)])]
+        counts = np.diff(ends).tolist()
+        runs = [
+            (topic_id, partition, count) for (topic_id, partition, _), count in zip(runs, counts, strict=True)
+        ]
+    return prediction_ids(
+        admitted.timestamps_ms[rows.record], runs, admitted.offsets[rows.record], rows.within
+    )

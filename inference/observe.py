@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +18,7 @@ from inference.rows import Rows
 from runtime.telemetry import trace_id
 from schemas.arrow import F32S, MS, OBSERVATIONS, STRINGS, UUID, encode_batch
 from schemas.errors import Rejection
+from schemas.identity import Run
 from schemas.spec import ModelSpec
 from schemas.topics import OBSERVATION_BYTES
 
@@ -32,7 +32,7 @@ def observation_rows(
     spec: ModelSpec,
     admitted: Admitted,
     ids: NDArray[np.void],
-    runs: Sequence[tuple[uuid.UUID, int, int]],
+    runs: Sequence[Run],
     request_ids: dict[int, str],
     accepted: NDArray[np.int64],
     answers: list[Answer],

@@ -7,9 +7,11 @@ instead of random ones.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,26 +29,39 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> _U64(31))
 
 
+Run: TypeAlias = tuple[uuid.UUID, int, int]
+"""Topic id, partition and number of consecutive records or rows of it."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _source(topic_id: uuid.UUID, partition: int) -> tuple[np.uint64, np.uint64]:
+    """What of an id is the partition's, and the lower half of the topic's id."""
+    topic_hi, topic_lo = topic_id.int >> 64, topic_id.int & _MASK
+    mixed = _mix(np.array([(topic_hi ^ ((partition + 1) * _GOLDEN)) & _MASK], dtype=_U64))
+    return mixed[0], _U64(topic_lo)
+
+
 def prediction_ids(
     timestamps_ms: NDArray[np.int64],
-    topic_id: uuid.UUID,
-    partition: int,
+    runs: Sequence[Run],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> NDArray[np.void]:
-    """Ids for `n` rows of one topic partition: shape (n,), dtype V16, each the 16 bytes of a UUID in network order.
+    """Ids of `n` rows, `runs` saying of which partition they are: shape (n,), dtype V16, each the 16 bytes of a UUID in network order.
 
     A timestamp outside [0, 2**48) counts as 0: such a record is rejected, and its rejection needs an id too.
     """
     n = len(offsets)
     stamp = np.where((timestamps_ms < 0) | (timestamps_ms > MAX_TIMESTAMP_MS), 0, timestamps_ms).astype(_U64)
-    topic_hi, topic_lo = topic_id.int >> 64, topic_id.int & _MASK
-    source = _mix(np.array([(topic_hi ^ ((partition + 1) * _GOLDEN)) & _MASK], dtype=_U64))[0]
+    source, topic_lo = np.array([_source(topic, partition) for topic, partition, _ in runs], _U64).T
+    if len(runs) > 1:
+        lengths = [length for _, _, length in runs]
+        source, topic_lo = np.repeat(source, lengths), np.repeat(topic_lo, lengths)
     with np.errstate(over="ignore"):
         place = _mix(
             offsets.astype(_U64) * _U64(_GOLDEN) + rows.astype(_U64) * _U64(0xD1B54A32D192ED03) + source
         )
-        first = _mix(place ^ _U64(topic_lo))
+        first = _mix(place ^ topic_lo)
         second = _mix(place + _U64(_GOLDEN) ^ source)
     out = np.empty((n, 2), dtype=">u8")
     out[:, 0] = (stamp << _U64(16)) | _U64(0x7000) | (second >> _U64(52))
@@ -66,8 +81,7 @@ def prediction_id(
     # int64 holds every timestamp Kafka can carry.
     ids = prediction_ids(
         np.array([timestamp_ms], dtype=np.int64),
-        topic_id,
-        partition,
+        [(topic_id, partition, 1)],
         np.array([offset], dtype=np.int64),
         np.array([row], dtype=np.int64),
     )

@@ -48,7 +48,8 @@ def sent_to(ledger: Ledger, partition: int) -> Sent:
                 f"partition {partition} of the request topic does not hold what was acknowledged: {len(at)} rows, and at place {astray[0]} "
                 f"the offsets {at[astray[:5]].tolist()}"
             )
-        made = prediction_ids(ledger.timestamps_ms[mine[which]], topic_id, partition, at, np.zeros_like(at))
+        runs = [(topic_id, partition, len(at))]
+        made = prediction_ids(ledger.timestamps_ms[mine[which]], runs, at, np.zeros_like(at))
         found.append(ids_of(made))
     return Sent(mine, generations, offsets, np.concatenate(found) if found else np.zeros(0, "S16"))
 

@@ -31,7 +31,7 @@ TOPIC = uuid.UUID(int=5)
 def requests(partitions: int = 2, each: int = 4) -> Requests:
     offsets: NDArray[np.int64] = np.arange(each, dtype=np.int64)
     ids = [
-        ids_of(prediction_ids(offsets + 1000, TOPIC, p, offsets, np.zeros_like(offsets)))
+        ids_of(prediction_ids(offsets + 1000, [(TOPIC, p, each)], offsets, np.zeros_like(offsets)))
         for p in range(partitions)
     ]
     where = np.repeat(np.arange(partitions, dtype=np.int64), each)

@@ -37,9 +37,20 @@ def test_another_topic_partition_offset_or_row_is_another_id(offset: int, row: i
     assert len(ids) == 6
 
 
+def test_rows_of_several_partitions_have_the_ids_of_each() -> None:
+    other = uuid.UUID(int=TOPIC.int ^ 1)
+    runs = [(TOPIC, 0, 2), (other, 7, 0), (TOPIC, 1, 1), (other, 0, 3)]
+    offsets, rows, stamps = np.array([4, 4, 9, 0, 1, 2]), np.array([0, 1, 0, 0, 5, 0]), np.arange(6)
+    of = [(TOPIC, 0)] * 2 + [(TOPIC, 1)] + [(other, 0)] * 3
+    assert [uuid.UUID(bytes=one.tobytes()) for one in prediction_ids(stamps, runs, offsets, rows)] == [
+        prediction_id(int(stamp), *where, int(offset), int(row))
+        for stamp, where, offset, row in zip(stamps, of, offsets, rows, strict=True)
+    ]
+
+
 def test_a_million_neighbours_do_not_collide() -> None:
     n = 1_000_000
-    ids = prediction_ids(np.full(n, 5, np.int64), TOPIC, 3, np.arange(n), np.zeros(n, np.int64))
+    ids = prediction_ids(np.full(n, 5, np.int64), [(TOPIC, 3, n)], np.arange(n), np.zeros(n, np.int64))
     assert len(np.unique(ids)) == n
 
 

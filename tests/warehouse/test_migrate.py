@@ -90,7 +90,7 @@ def test_labels_of_the_same_seconds_read_little_of_the_tables(client: Client) ->
     write(client, 0)
     apply(client, [f"OPTIMIZE TABLE internal.{name} FINAL" for name in ("prediction_lookup", "outcomes")])
     offsets = np.arange(300, dtype=np.int64)
-    ids = prediction_ids(np.zeros_like(offsets), SOURCE, 0, offsets, np.zeros_like(offsets))
+    ids = prediction_ids(np.zeros_like(offsets), [(SOURCE, 0, len(offsets))], offsets, np.zeros_like(offsets))
     wanted = pa.record_batch({"id": pa.array([str(uuid.UUID(bytes=one.tobytes())) for one in ids])})
     for query, most in ((lookups.PREDICTIONS, 3 * 256), (lookups.NEWEST_LABELS, 3 * 1024)):
         external = ExternalData(

@@ -45,7 +45,7 @@ def serve(world: World) -> list[uuid.UUID]:
     )
     topic_id = topic_ids(admin(world.settings), [topic])[topic]
     times = np.full(ROWS, 1_700_000_000_000, dtype=np.int64)
-    ids = prediction_ids(times, topic_id, 0, offsets, np.zeros_like(offsets))
+    ids = prediction_ids(times, [(topic_id, 0, len(offsets))], offsets, np.zeros_like(offsets))
     batch = observations(topic_id, int(offsets[0]), ROWS, at_ms=1_700_000_000_000)
     assert batch.column("prediction_id").equals(pa.array([one.tobytes() for one in ids], UUID))
     made = [uuid.UUID(bytes=one.tobytes()) for one in ids]

@@ -43,7 +43,7 @@ def observations(source: uuid.UUID, first: int, rows: int, at_ms: int | None = N
     """Answered live observations of requests `first` … of the topic `source`, partition 0."""
     offsets: NDArray[np.int64] = np.arange(first, first + rows, dtype=np.int64)
     times = np.full(rows, time.time_ns() // 1_000_000 if at_ms is None else at_ms, dtype=np.int64)
-    ids = prediction_ids(times, source, 0, offsets, np.zeros_like(offsets))
+    ids = prediction_ids(times, [(source, 0, len(offsets))], offsets, np.zeros_like(offsets))
     given = {
         "prediction_id": pa.array([one.tobytes() for one in ids], UUID),
         "request_id": pa.array([f"{source}-{offset}" for offset in offsets]),
