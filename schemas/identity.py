@@ -53,7 +53,8 @@ def prediction_ids(
     """
     n = len(offsets)
     stamp = np.where((timestamps_ms < 0) | (timestamps_ms > MAX_TIMESTAMP_MS), 0, timestamps_ms).astype(_U64)
-    source, topic_lo = np.array([_source(topic, partition) for topic, partition, _ in runs], _U64).T
+    of_runs = np.array([_source(topic, partition) for topic, partition, _ in runs], _U64)
+    source, topic_lo = of_runs.reshape(-1, 2).T
     if len(runs) > 1:
         lengths = [length for _, _, length in runs]
         source, topic_lo = np.repeat(source, lengths), np.repeat(topic_lo, lengths)

@@ -118,16 +118,19 @@ ACTIONS: Final[Mapping[str, Action]] = {
 class Executor:
     """Carries a schedule out: each fault in a thread of its own, few at once, one a target, few not recovered from, and a recreation alone."""
 
-    def __init__(self, world: World, load: Load, monitor: Monitor, began: float) -> None:
+    def __init__(
+        self, world: World, load: Load, monitor: Monitor, began: float, enough: threading.Event
+    ) -> None:
+        """After `enough` no fault begins any more."""
         self.events: list[Event] = []
         self._world, self._load, self._monitor = world, load, monitor
-        self._began = began
+        self._began, self._enough = began, enough
         self._busy: set[str] = set()
         self._free = threading.Condition()
         self._threads: list[threading.Thread] = []
 
     def run(self, faults: list[Fault], on_fault: Callable[[Event], None]) -> None:
-        """Return when all faults are over. `on_fault` hears of each as it begins.
+        """Return when all faults are over that were begun. `on_fault` hears of each as it begins.
 
         One that has to wait for others delays those after it as much: they are drawn some time apart, and caught up with they would come
         at once, several for each that the seed says.
@@ -135,13 +138,16 @@ class Executor:
         late_sec = 0.0
         for fault in faults:
             while (early := self._began + late_sec + fault.begin_sec - time.monotonic()) > 0:
-                time.sleep(min(early, 0.2))
+                if self._enough.wait(min(early, 0.2)):
+                    break
                 self._load.check()
             with self._free:
                 waited_since = time.monotonic()
-                while not self._may_begin(fault, time.monotonic() - waited_since):
+                while not (self._enough.is_set() or self._may_begin(fault, time.monotonic() - waited_since)):
                     self._free.wait(0.2)
                     self._load.check()
+                if self._enough.is_set():
+                    break
                 self._busy.add(process_of(fault.target))
                 event = Event(fault, time.monotonic() - self._began)
                 self.events.append(event)

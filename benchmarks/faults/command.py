@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -97,7 +99,8 @@ def command(
 ) -> None:  # fmt: skip
     """Break everything under load, then account for every event.
 
-    The exit code is 1 if any guarantee is broken.
+    Ctrl-C ends it early: no further fault, and the account of what was done. The
+    exit code is 1 if any guarantee is broken.
     """
     if cost:
         show(cost_of.measure(seed), as_json)
@@ -113,6 +116,13 @@ def command(
     clients.addHandler(logging.FileHandler(folder / "clients.log"))
     run = Run(folder, planned, seed, rate, orphan_after_sec, bug)
     finished = False
+
+    def end_early(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        say("ending early: no further fault, then the account; once more, and there is none")
+        run.enough.set()
+
+    signal.signal(signal.SIGINT, end_early)
     try:
         found = run.run(duration_sec or 0.0)
         finished = found["ok"]
@@ -140,6 +150,8 @@ class Run:
         patience: Patience = PATIENT,
     ) -> None:
         self.events: list[Event] = []
+        self.enough = threading.Event()
+        """Once set, nothing more is broken, and the account begins."""
         self._folder = folder
         self._planned = planned
         self._seed = seed
@@ -182,14 +194,14 @@ class Run:
         return report.result(
             account, self.events, self._recoveries, monitor.memory_peaks_bytes, seed=self._seed, audit=audited,
             load_sec=load_sec, cells=cells, bug=self._bug or "", problems=problems,
-            restarts=restarts,
+            restarts=restarts, planned=len(self._planned),
         )  # fmt: skip
 
     def _break(self, world: World, load: Load, monitor: Monitor, duration_sec: float) -> None:
         time.sleep(WARM_UP_SEC)
         load.check()
         self._began = time.monotonic()
-        executor = Executor(world, load, monitor, self._began)
+        executor = Executor(world, load, monitor, self._began, self.enough)
         self.events = executor.events
         told = 0.0
 
@@ -204,7 +216,8 @@ class Run:
 
         executor.run(self._planned, on_fault)
         while (left := self._began + duration_sec - time.monotonic()) > 0:
-            time.sleep(min(left, 0.5))
+            if self.enough.wait(min(left, 0.5)):
+                break
             load.check()
         # Under load: a recovery is measured by what follows, too.
         deadline = time.monotonic() + self._patience.quiet_sec

@@ -25,7 +25,7 @@ ORDINARY_SEC: Final = 15.0
 def result(
     account: Account, events: Iterable[Event], recoveries: Mapping[int, Recovery], memory_bytes: Mapping[str, int],
     *, seed: int, audit: Mapping[str, Any], load_sec: float, cells: int, bug: str, problems: list[str],
-    restarts: Mapping[str, int],
+    restarts: Mapping[str, int], planned: int,
 ) -> dict[str, Any]:  # fmt: skip
     """One object; `ok` is the verdict."""
     events = list(events)
@@ -47,6 +47,7 @@ def result(
         "seed": seed,
         "bug": bug,
         "faults": len(events),
+        "planned": planned,
         **counts,
         **{
             f"recovery{'' if kind == 'ordinary' else '_' + kind}_{name}_s": percentile(took[kind], share)
@@ -120,8 +121,9 @@ def unplanned(restarts: Mapping[str, int], events: Iterable[Event]) -> dict[str,
 def lines(found: Mapping[str, Any]) -> list[str]:
     """What a person reads."""
     verdict = "every guarantee holds" if found["ok"] else "BROKEN"
+    early = f" of {found['planned']}" if found["faults"] < found["planned"] else ""
     text = [
-        f"{found['faults']} faults over {found['events']:,} requests and {found['feedback']:,} feedback records"
+        f"{found['faults']}{early} faults over {found['events']:,} requests and {found['feedback']:,} feedback records"
         f" ({found['rows_per_sec']:,} rows/s), seed {found['seed']}: {verdict}",
         f"  lost {found['lost']}, duplicated {found['duplicated']}, torn {found['torn']}, misordered {found['misordered']}, "
         f"poison {found['poison_dead_lettered']} of {found['poison_injected']} dead-lettered",

@@ -48,8 +48,9 @@ def test_recoveries_of_what_there_is_one_of_stand_apart() -> None:
     recoveries = {0: monitor.Recovery(9.0, 7.0, "control"), 1: monitor.Recovery(3.0, 1.0, "sink")}
     found = report.result(
         Account(), events, recoveries, {}, seed=1, audit={"ok": True}, load_sec=1.0, cells=0, bug="", problems=[],
-        restarts={},
+        restarts={}, planned=3,
     )  # fmt: skip
+    assert any(line.startswith("2 of 3 faults over") for line in report.lines(found))
     assert found["recovery_max_s"] == 1.0
     assert found["slowest_p99_s"] == {"control": 7.0, "sink": 1.0}
     assert found["ok"]
@@ -67,5 +68,6 @@ def test_restarts_that_no_fault_made_and_faults_that_met_nothing_are_told() -> N
     assert report.unplanned(restarts, events) == {"sink-0": 2, "sink-1": 1}
     found = report.result(
         Account(), events, {}, {}, seed=1, audit={"ok": True}, load_sec=1.0, cells=0, bug="", problems=[], restarts=restarts,
+        planned=len(events),
     )  # fmt: skip
     assert (found["idle_faults"], found["links_met"]) == (1, {"sink-kafka": 3})

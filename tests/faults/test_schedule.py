@@ -41,7 +41,7 @@ def test_a_fault_that_waits_delays_what_follows_and_nothing_comes_at_once(
         Fault(1, "stop", target, 0.1, 0.0, "ordinary"),
         *(Fault(2 + n, "stop", f"sink-{n}", 0.2 + 0.1 * n, 0.0, "ordinary") for n in range(3)),
     ]
-    executor = Executor(Mock(), Mock(), Mock(unrecovered=[]), time.monotonic())
+    executor = Executor(Mock(), Mock(), Mock(unrecovered=[]), time.monotonic(), threading.Event())
     executor.run(planned, lambda _: None)
     began_sec = [event.began_sec for event in executor.events]
     assert began_sec[1] >= 0.3
@@ -52,7 +52,7 @@ def test_a_fault_that_waits_delays_what_follows_and_nothing_comes_at_once(
 def test_while_many_are_not_recovered_from_no_other_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.faults.actions.ACTIONS", {"stop": lambda *_: nullcontext()})
     monitor = Mock(unrecovered=[0] * UNRECOVERED_AT_ONCE)
-    executor = Executor(Mock(), Mock(), monitor, time.monotonic())
+    executor = Executor(Mock(), Mock(), monitor, time.monotonic(), threading.Event())
     running = threading.Thread(
         target=executor.run, args=([Fault(0, "stop", "kafka", 0.0, 0.0, "ordinary")], lambda _: None)
     )
@@ -63,6 +63,16 @@ def test_while_many_are_not_recovered_from_no_other_begins(monkeypatch: pytest.M
     monitor.unrecovered = []
     running.join(5)
     assert len(executor.events) == 1
+
+
+def test_ended_early_it_begins_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.faults.actions.ACTIONS", {"stop": lambda *_: nullcontext()})
+    enough = threading.Event()
+    executor = Executor(Mock(), Mock(), Mock(unrecovered=[]), time.monotonic(), enough)
+    planned = [Fault(n, "stop", f"sink-{n}", 3600.0 * n, 0.0, "ordinary") for n in range(3)]
+    executor.run(planned, lambda _: enough.set())
+    assert [event.fault.number for event in executor.events] == [0]
+    assert executor.events[0].ended_sec is not None, "what had begun is over"
 
 
 def test_every_fault_has_an_action_and_stages_whose_recovery_is_known() -> None:

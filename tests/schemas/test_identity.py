@@ -48,6 +48,12 @@ def test_rows_of_several_partitions_have_the_ids_of_each() -> None:
     ]
 
 
+def test_nothing_has_no_ids() -> None:
+    nothing = np.zeros(0, np.int64)
+    for runs in ([], [(TOPIC, 0, 0)], [(TOPIC, 0, 0), (TOPIC, 1, 0)]):
+        assert prediction_ids(nothing, runs, nothing, nothing).shape == (0,)
+
+
 def test_a_million_neighbours_do_not_collide() -> None:
     n = 1_000_000
     ids = prediction_ids(np.full(n, 5, np.int64), [(TOPIC, 3, n)], np.arange(n), np.zeros(n, np.int64))
