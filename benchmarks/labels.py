@@ -24,8 +24,8 @@ from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, median, progress, ratio, show
 from benchmarks.stages import Service, bench, running
 from schemas.topics import FEEDBACK
-from streams.labels.service import BATCH_RECORDS
-from streams.labels.service import NAME as GROUP
+from streams.labels.loop import BATCH_RECORDS
+from streams.labels.loop import NAME as GROUP
 from warehouse import lookups
 
 MODEL: Final = "floats_8"

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.faults.bugs import replace
 from streams.labels.batch import Output
-from streams.labels.service import Labels
+from streams.labels.loop import Labels
 
 
 def apply() -> None:

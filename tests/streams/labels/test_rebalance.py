@@ -13,7 +13,7 @@ from runtime.gaps import CUT_AFTER_SEC, Stranded
 from runtime.service import Health
 from schemas.topics import ALERTS, STATE
 from streams.labels.batch import Output
-from streams.labels.service import Labels
+from streams.labels.loop import Labels
 
 TOPIC = "feedback.colour"
 
