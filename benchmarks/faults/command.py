@@ -122,11 +122,12 @@ def command(
         say("ending early: no further fault, then the account; once more, and there is none")
         run.enough.set()
 
-    signal.signal(signal.SIGINT, end_early)
+    before = signal.signal(signal.SIGINT, end_early)
     try:
         found = run.run(duration_sec or 0.0)
         finished = found["ok"]
     finally:
+        signal.signal(signal.SIGINT, before)
         if finished and not keep:
             shutil.rmtree(folder, ignore_errors=True)
         else:
