@@ -5,15 +5,15 @@ the features of an answered prediction never change, and a label is only ever fo
 here. So `labelled(through_ms)` is exact for any `through_ms`: it sees no label that was joined later, and the newest of those that
 were joined by then.
 
-With a `Tail`, ClickHouse is asked once and Kafka from then on: nobody waits for the sink. Without, what is new is asked for in ClickHouse
-by feedback partition: within one, labels are joined in order of `joined_at` and inserted in that order, so nothing appears below what was
-already seen there; `OVERLAP_MS` is for a clock that steps back when a partition moves.
+With a `Tail`, ClickHouse is asked once and Kafka from then on: nobody waits for the sink. Without, and after an outage, what is new is
+asked for in ClickHouse by feedback partition: within one, labels are joined in order of `joined_at` and inserted in that order, so
+nothing appears below what was already seen there; `OVERLAP_MS` is for a clock that steps back when a partition moves.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from clickhouse_connect.driver.client import Client
@@ -44,8 +44,13 @@ class History:
     """One model's labelled rows. Not thread-safe."""
 
     def __init__(self, client: Client, spec: ModelSpec, tail: Tail | None = None) -> None:
-        self._client, self._spec, self._tail = client, spec, tail
+        self._client, self.spec, self._tail = client, spec, tail
         self._clear()
+
+    def reconnect(self, client: Client, tail: Tail | None) -> None:
+        """Go on through these, after an outage: what is here stays, whatever the outage interrupted."""
+        self._client, self._tail = client, tail
+        self._followed = False
 
     def labelled(self, through_ms: int, history_rows: int = HISTORY_ROWS) -> Labelled:
         """The newest `history_rows` rows with the labels joined up to `through_ms`.
@@ -57,6 +62,7 @@ class History:
         if self._tail is None:
             if self._features.rows > history_rows * _SLACK:
                 self._clear()
+            self._take_over([])
             self._ask(through_ms, history_rows)
         else:
             self._follow(self._tail, history_rows)
@@ -83,7 +89,7 @@ class History:
         return self._labels[indices]
 
     def _clear(self) -> None:
-        self._features = Chunks(self._spec)
+        self._features = Chunks(self.spec)
         self._labels = np.zeros(1024, LABELS)
         self._superseded = np.full(1024, _NEVER, np.int64)
         """When the next revision of the row's label was joined."""
@@ -99,33 +105,40 @@ class History:
     def _ask(self, through_ms: int, rows: int) -> None:
         """Take over what ClickHouse has and was not asked for before."""
         from_ms = {partition: seen_ms - OVERLAP_MS for partition, seen_ms in self._seen_ms.items()}
-        found = stored.labels(self._client, self._spec, from_ms, through_ms, rows)
+        found = stored.labels(self._client, self.spec, from_ms, through_ms, rows)
         if found is None:
             return
+        # First: what could not be taken over has to be asked for again.
+        self._add(found.joined)
         joined_ms = found.joined.labels["joined_ms"]
         for partition in np.unique(found.partitions):
             seen = int(joined_ms[found.partitions == partition].max())
             self._seen_ms[int(partition)] = max(seen, self._seen_ms.get(int(partition), 0))
-        self._add(found.joined)
 
     def _follow(self, tail: Tail, history_rows: int) -> None:
-        """Take over what came through Kafka; at the beginning, and after a gap, all that ClickHouse has."""
-        full = self._features.rows > history_rows * _SLACK**2
-        if full or not self._followed or not tail.follows(self._spec):
+        """Take over what came through Kafka; at the beginning, and after a gap, also what ClickHouse has and was not asked for before."""
+        if self._features.rows > history_rows * _SLACK**2:
             self._clear()
+        if not self._followed or not tail.follows(self.spec):
             # First: what is not in ClickHouse yet when it is asked has to come from here.
-            tail.follow(self._spec)
+            tail.follow(self.spec)
             self._ask(_EVER_MS, int(history_rows * _SLACK))
             self._followed = True
         tail.read_to_end()
-        late, self._late = self._late, []
-        for joined in [*late, *tail.outcomes(self._spec)]:
-            self._add(joined)
+        self._take_over(tail.outcomes(self.spec))
+
+    def _take_over(self, news: list[Joined]) -> None:
+        """`news`, after what was late before."""
+        waiting, self._late = [*self._late, *news], []
+        for place, joined in enumerate(waiting):
+            try:
+                self._add(joined)
+            except BaseException:
+                self._late += waiting[place:]
+                raise
 
     def _add(self, joined: Joined) -> None:
         """Take over the rows of `joined` that are new."""
-        if len(joined.ids):
-            self._newest_ms = max(self._newest_ms, int(joined.labels["joined_ms"].max()))
         seen = {key: self._newest[key][0] for key in joined.ids if key in self._newest}
         fresh = []
         for row, (key, revision) in enumerate(zip(joined.ids, joined.revisions, strict=True)):
@@ -135,7 +148,9 @@ class History:
         if not fresh:
             return
         ids, labels = [joined.ids[row] for row in fresh], joined.labels[fresh]
+        # An outage here leaves everything as it was.
         columns, present = self._found(ids, labels)
+        self._newest_ms = max(self._newest_ms, int(labels["joined_ms"].max()))
         if len(present) < len(fresh):
             there = set(present)
             self._miss(joined, [row for place, row in enumerate(fresh) if place not in there])
@@ -150,14 +165,14 @@ class History:
     def _found(self, ids: list[bytes], labels: NDArray[np.void]) -> tuple[Columns, list[int]]:
         """The features of `ids` and the positions in `ids` for which there are any, in ascending order."""
         if self._tail is None or not self._followed:
-            return stored.features(self._client, self._spec, ids, labels["requested_ms"])
-        columns, present = self._tail.features(self._spec, ids)
+            return stored.features(self._client, self.spec, ids, labels["requested_ms"])
+        columns, present = self._tail.features(self.spec, ids)
         if len(present) == len(ids):
             return columns, present
         there = set(present)
         missing = [position for position in range(len(ids)) if position not in there]
         more, found = stored.features(
-            self._client, self._spec, [ids[position] for position in missing], labels["requested_ms"][missing]
+            self._client, self.spec, [ids[position] for position in missing], labels["requested_ms"][missing]
         )
         positions = np.array([*present, *(missing[place] for place in found)], np.int64)
         ascending = np.argsort(positions)
@@ -167,11 +182,11 @@ class History:
         """Come back to labels without an observation, unless it has to be there by now."""
         # The label was joined through this very observation: it is on its way, or somebody deleted it.
         young = [row for row in rows if joined.labels["joined_ms"][row] > self._newest_ms - LATE_MS]
-        if self._followed and young:
+        if young:
             ids, revisions = [joined.ids[row] for row in young], [joined.revisions[row] for row in young]
             self._late.append(Joined(ids, revisions, joined.labels[young]))
-        if not self._followed or len(young) < len(rows):
-            log.warning("%s: %d labels without their observation", self._spec.name, len(rows))
+        if old := len(rows) - len(young):
+            log.warning("%s: %d labels without their observation", self.spec.name, old)
 
     def _append(self, columns: Columns, labels: NDArray[np.void]) -> None:
         rows = self._features.rows
@@ -185,6 +200,10 @@ class History:
             size = max(rows, 2 * have)
             self._labels = np.concatenate([self._labels, np.zeros(size - have, LABELS)])
             self._superseded = np.concatenate([self._superseded, np.full(size - have, _NEVER, np.int64)])
+
+
+Histories: TypeAlias = dict[str, History]
+"""By model."""
 
 
 class Labelled:

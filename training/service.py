@@ -16,6 +16,7 @@ while ClickHouse is away the order waits.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 import uuid
@@ -41,6 +42,7 @@ from schemas.events import Candidate, Retrain
 from schemas.topics import CANDIDATES, RETRAINS
 from training.answered import answered, identity
 from training.fit import Step, warm_up
+from training.history import Histories
 from training.lanes import LANES, UPDATES
 from training.tail import Tail
 from training.trainer import Trainer
@@ -57,15 +59,18 @@ _PASS_SEC: Final = 1.0
 
 def serve(settings: Settings, health: Health, stop: Stop, lane: str = UPDATES) -> None:
     """Train the orders of `lane` until told to stop; after an outage, a lost transaction or a consumer that stands still begin again from the
-    committed offset, with other clients.
+    committed offset, with other clients. The labelled rows that are in memory stay there: to read them anew takes ClickHouse seconds.
 
     Raises:
         Fenced: another process is this lane's trainer.
     """
+    histories: Histories = {}
     while not stop.is_set():
         service = None
+        # Clients and callbacks of the session before hold each other. They are few and large, and the collector goes by their number.
+        gc.collect()
         try:
-            service = Service(settings, health, lane)
+            service = Service(settings, health, lane, histories)
             service.run(stop)
         except (Outage, Refused, Stalled, TransactionLost, KafkaException) as error:
             if isinstance(error, KafkaException):
@@ -83,14 +88,14 @@ def serve(settings: Settings, health: Health, stop: Stop, lane: str = UPDATES) -
 class Service:
     """One session: from the committed offset until the stop or the first failure."""
 
-    def __init__(self, settings: Settings, health: Health, lane: str) -> None:
+    def __init__(self, settings: Settings, health: Health, lane: str, histories: Histories) -> None:
         self._health, self._lane, self._kinds = health, lane, LANES[lane]
         self._member = f"{lane}-{settings.slot}"
         self._client = connect(
             settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password
         )
         self._tail = Tail(settings) if lane == UPDATES else None
-        self._trainer = Trainer(settings, self._client, self._tail)
+        self._trainer = Trainer(settings, self._client, self._tail, histories)
         self._topic_id = topic_ids(admin(settings), [RETRAINS.name]).get(RETRAINS.name)
         if self._topic_id is None:
             raise Outage(f"topic {RETRAINS.name} is not there yet")

@@ -20,7 +20,7 @@ from schemas.identity import name_id
 from schemas.spec import NAME, ModelSpec, load_spec
 from training.fit import Report, quiet
 from training.full import train_full
-from training.history import History, Labelled
+from training.history import Histories, History, Labelled
 from training.publish import Lineage, Trained, read_lineage
 from training.rows import Rows, no_columns, read_snapshot, write_snapshot
 from training.runs import RunLog
@@ -42,15 +42,23 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 class Trainer:
     """Trains orders one after the other; keeps each model's labelled rows between them. Not thread-safe.
 
-    With a `tail` it does not wait until the newest labels are in ClickHouse.
+    With a `tail` it does not wait until the newest labels are in ClickHouse. `histories` are those of the trainer before this one, if
+    there was one, and become this one's.
     """
 
     def __init__(
-        self, settings: Settings, client: Client, tail: Tail | None = None, clock: Clock = now_ms
+        self,
+        settings: Settings,
+        client: Client,
+        tail: Tail | None = None,
+        histories: Histories | None = None,
+        clock: Clock = now_ms,
     ) -> None:
         self._settings, self._client, self._tail, self._clock = settings, client, tail, clock
         self._store = ArtifactStore(settings.artifacts_dir)
-        self._histories: dict[str, tuple[ModelSpec, History]] = {}
+        self._histories: Histories = {} if histories is None else histories
+        for history in self._histories.values():
+            history.reconnect(client, tail)
         self._files: dict[str, tuple[str, Rows]] = {}
         """The training file that a model's newest order replayed, by model."""
         self._rows_ms = 0.0
@@ -128,10 +136,9 @@ class Trainer:
     def _labelled(self, spec: ModelSpec, through_ms: int) -> Labelled:
         """The labelled rows; waits a moment for the newest label that the order was made from. An order from long ago finds it at once."""
         started = time.perf_counter()
-        known = self._histories.get(spec.name)
-        if known is None or known[0] != spec:
-            known = self._histories[spec.name] = (spec, History(self._client, spec, self._tail))
-        history = known[1]
+        history = self._histories.get(spec.name)
+        if history is None or history.spec != spec:
+            history = self._histories[spec.name] = History(self._client, spec, self._tail)
         deadline = time.monotonic() + VISIBLE_WITHIN_SEC
         labelled = history.labelled(through_ms)
         while history.seen_ms < through_ms and time.monotonic() < deadline:

@@ -75,6 +75,18 @@ def test_labels_of_a_slower_partition_are_not_passed_over(warehouse: Warehouse, 
     assert len(labelled(history, 200_000)) == 20
 
 
+def test_a_label_whose_observation_is_not_there_yet_comes_with_the_next_order(
+    warehouse: Warehouse, spec: ModelSpec
+) -> None:
+    warehouse.observe(1)
+    warehouse.ids.append(uuid.uuid4())
+    warehouse.label(range(2), joined_ms=50_000)
+    history = History(warehouse.client, spec)
+    assert labelled(history, 60_000) == {0: 1}
+    warehouse.insert_observations(range(1, 2))
+    assert labelled(history, 60_000) == {0: 1, 1: 1}
+
+
 def test_shadow_outcomes_repeats_and_unknown_classes_do_not_count(
     warehouse: Warehouse, spec: ModelSpec
 ) -> None:

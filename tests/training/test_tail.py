@@ -24,6 +24,7 @@ from schemas.errors import Outage
 from schemas.spec import ModelSpec
 from tests.training.toys import SPEC, rows, write_model
 from tests.training.warehouse import START_MS, Warehouse, at, labelled
+from training import stored
 from training import tail as tail_module
 from training.history import History
 from training.snapshot import update_rows
@@ -186,6 +187,45 @@ def test_a_model_that_nobody_asked_for_is_let_go_and_taken_up_again(
     assert not tail.follows(spec)
     stream.sink_is_here()
     assert labelled(history, 60_000) == dict.fromkeys(range(4), 1)
+
+
+def test_after_an_outage_only_what_came_meanwhile_is_asked_for(
+    infrastructure: Stack,
+    stream: Stream,
+    warehouse: Warehouse,
+    tail: Tail,
+    spec: ModelSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream.observe(6)
+    stream.label(range(2), 50_000, sink=True)
+    stream.sink_is_here()
+    history = History(warehouse.client, spec, tail)
+    assert labelled(history, 60_000) == {0: 1, 1: 1}
+    stream.label(range(2, 4), 70_000, sink=True)
+    stream.sink_is_here()
+    stream.label(range(4, 6), 80_000)
+    asked: list[int] = []
+    features = stored.features
+
+    def away_once(*arguments: Any) -> Any:
+        asked.append(len(arguments[2]))
+        if len(asked) == 1:
+            raise Outage("ClickHouse is away")
+        return features(*arguments)
+
+    monkeypatch.setattr(stored, "features", away_once)
+    for _ in range(2):
+        other = Tail(infrastructure.settings)
+        history.reconnect(warehouse.client, other)
+        if not asked:
+            with pytest.raises(Outage):
+                labelled(history, 100_000)
+            assert history.seen_ms == START_MS + 50_001
+        else:
+            assert labelled(history, 100_000) == dict.fromkeys(range(6), 1)
+        other.close()
+    assert asked[:2] == [2, 2]
 
 
 def test_a_partition_that_gives_nothing_time_after_time_is_an_outage(
