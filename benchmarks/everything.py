@@ -62,7 +62,7 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
         1 if quick else 3, seed,
     ),
     "scale": lambda quick, seed: scale.measure(200_000 if quick else 400_000, 1 if quick else 3, seed),
-    "memory": lambda quick, seed: memory.measure(4 if quick else 1, seed),
+    "memory": lambda quick, seed: memory.measure("floats_8", "json", 4 if quick else 1, seed),
     "startup": lambda quick, seed: startup.measure(1 if quick else 3, seed),
 }  # fmt: skip
 

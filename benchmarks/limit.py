@@ -44,6 +44,13 @@ class Tensor(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Observed(msgspec.Struct, frozen=True):
+    """A record of observations."""
+
+    value: bytes
+    rows: int
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What to read, what to ask, what to write."""
 
@@ -54,11 +61,12 @@ class Plan(msgspec.Struct, frozen=True):
     artifact: str
     batch_records: int
     """Records whose rows are one micro-batch."""
+    rows_per_record: int
     tensors: list[Tensor]
     prediction_values: list[bytes]
     prediction_headers: list[tuple[str, bytes]]
     """Of every prediction; of JSON there are none."""
-    observation_values: list[bytes]
+    observed: list[Observed]
 
 
 def main() -> int:
@@ -85,7 +93,9 @@ class Loop:
         self._outputs = [InferRequestedOutput(SCORES)]
         self._parameters = {ARTIFACT_PARAMETER: plan.artifact}
         self._values = cycle(plan.prediction_values)
-        self._observations = cycle(plan.observation_values)
+        self._observed = cycle(plan.observed)
+        self._unobserved_rows = 0
+        """Rows that were answered and of which no observation was written yet: one is of as many rows as it was in the gateway."""
         self._committer = ThreadPoolExecutor(1)
         self._committing: Future[None] | None = None
 
@@ -135,8 +145,11 @@ class Loop:
             for partition, keys in runs.items():
                 values = list(islice(self._values, len(keys)))
                 self._producer.produce_run(predictions, values, keys, partition)
-        for value in islice(self._observations, len(calls)):
-            produce(observations, value, b"limit", _ARROW_HEADERS)
+        self._unobserved_rows += len(messages) * self._plan.rows_per_record
+        while self._unobserved_rows > 0:
+            observed = next(self._observed)
+            self._unobserved_rows -= observed.rows
+            produce(observations, observed.value, b"limit", _ARROW_HEADERS)
         self._producer.poll()
         newest = {message.partition() or 0: (message.offset() or 0) + 1 for message in messages}
         places = [

@@ -10,37 +10,43 @@ import click
 import psutil
 
 from benchmarks.deploy import deploy
-from benchmarks.load import bodies, produce_backlog, request_topic
+from benchmarks.load import Format, bodies, produce_backlog, request_topic
 from benchmarks.meter import Committed, watch
-from benchmarks.options import JSON, quick_is, seed_of
+from benchmarks.options import FORMAT, JSON, SUBJECT, quick_is, seed_of
 from benchmarks.report import Line, Result, progress, show
 from benchmarks.stages import Service, bench, running
 from compose.embedded.stack import SERVICES
 from inference.source import GROUP
 from schemas.spec import load_spec
 
-MODEL: Final = "floats_8"
-BACKLOGS: Final = (100_000, 800_000)
-"""Whether a gateway's memory depends on its backlog is seen from two."""
+BACKLOGS: Final = {
+    "floats_8": (100_000, 800_000),
+    "floats_20": (50_000, 400_000),
+    "floats_784": (15_000, 60_000),
+    "text_4k": (5_000, 20_000),
+}
+"""Rows. Whether a gateway's memory depends on its backlog is seen from two."""
 SETTLE_SEC: Final = 3.0
 
 
 @click.command()
+@SUBJECT
+@FORMAT
 @seed_of()
 @quick_is("Backlogs of a quarter")
 @JSON
-def command(seed: int, quick: bool, as_json: bool) -> None:
+def command(subject: str, kind: Format, seed: int, quick: bool, as_json: bool) -> None:
     """Memory of each process, idle and under a backlog."""
-    show(measure(4 if quick else 1, seed), as_json)
+    show(measure(subject, kind, 4 if quick else 1, seed), as_json)
 
 
-def measure(divisor: int, seed: int) -> Result:
+def measure(subject: str, kind: Format, divisor: int, seed: int) -> Result:
     """Idle, then the backlogs from the smallest, each with a gateway that has just begun."""
     peaks: dict[str, list[float]] = {}
-    with bench([MODEL]) as at:
-        spec = load_spec(at.settings.models_dir / MODEL)
-        deploy(at.settings, MODEL, seed=seed)
-        pool = bodies(spec, "json", seed)
+    with bench([subject]) as at:
+        spec = load_spec(at.settings.models_dir / subject)
+        deploy(at.settings, subject, seed=seed)
+        pool = bodies(spec, kind, seed)
         services = [Service(at, name) for name in SERVICES]
         with running(*services):
             for service in services:
@@ -49,10 +55,10 @@ def measure(divisor: int, seed: int) -> Result:
             time.sleep(SETTLE_SEC)  # what was needed to start is given back
             pids = {service.name: service.pid for service in services} | at.pids()
             idle = {name: _private_mb(pid) for name, pid in pids.items()}
-        backlogs = [rows // divisor for rows in BACKLOGS]
+        backlogs = [rows // divisor for rows in BACKLOGS[subject]]
         for rows in backlogs:
             progress(f"a backlog of {rows:,} rows")
-            backlog = produce_backlog(at.settings, request_topic(MODEL), pool, rows)
+            backlog = produce_backlog(at.settings, request_topic(subject), pool, rows)
             at_work = [Service(at, name) for name in ("gateway", "sink", "worker")]
             pids = {service.name: service.pid for service in at_work} | at.pids()
             with running(*at_work), closing(Committed(at.settings, GROUP, backlog)) as committed:
@@ -60,6 +66,8 @@ def measure(divisor: int, seed: int) -> Result:
             for name, size in run.rss_bytes.items():
                 peaks.setdefault(name, []).append(size / 1e6)
     figures: dict[str, Any] = {
+        "subject": subject,
+        "format": kind,
         "gateway_mb_max": max(peaks["gateway"]),
         "gateway_mb_by_backlog": {
             f"{rows:,}": round(mb, 1) for rows, mb in zip(backlogs, peaks["gateway"], strict=True)

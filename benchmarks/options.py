@@ -7,8 +7,26 @@ from typing import Any, Final, TypeAlias
 
 import click
 
+from benchmarks.load import FORMATS
+from benchmarks.subject import SUBJECTS
+
 Option: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+SUBJECT: Final[Option] = click.option(
+    "--subject",
+    type=click.Choice(list(SUBJECTS)),
+    default="floats_8",
+    show_default=True,
+    help="What a request holds.",
+)
+FORMAT: Final[Option] = click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    default="json",
+    show_default=True,
+    help="How it is encoded.",
+)
 TURNS: Final[Option] = click.option(
     "--turns",
     type=click.IntRange(min=1),

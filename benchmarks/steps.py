@@ -15,8 +15,8 @@ import click
 import numpy as np
 from confluent_kafka import Message, Producer
 
-from benchmarks.load import FORMATS, Format, bodies
-from benchmarks.options import JSON, quick_is, seed_of
+from benchmarks.load import Format, bodies
+from benchmarks.options import FORMAT, JSON, SUBJECT, quick_is, seed_of
 from benchmarks.report import Line, Result, show
 from benchmarks.sample import sample
 from benchmarks.subject import SUBJECTS
@@ -26,7 +26,7 @@ from inference.admit import admit
 from inference.emit import emit, record_runs, row_ids
 from inference.headers import said
 from inference.infer import Answer
-from inference.model import Model
+from inference.model import Model, batch_rows
 from inference.observe import observation_rows, observation_values
 from inference.predict import id_texts
 from inference.progress import Assignment, Output, Slice
@@ -44,21 +44,8 @@ AT_MS: Final = 1_700_000_000_000
 
 
 @click.command()
-@click.option(
-    "--subject",
-    type=click.Choice(list(SUBJECTS)),
-    default="floats_8",
-    show_default=True,
-    help="What a request holds.",
-)
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(FORMATS),
-    default="json",
-    show_default=True,
-    help="How it is encoded.",
-)
+@SUBJECT
+@FORMAT
 @seed_of("the requests")
 @quick_is("Fewer repeats")
 @JSON
@@ -71,7 +58,7 @@ def measure(subject: str, kind: Format, seed: int, step_sec: float) -> Result:
     """The least CPU time of each step while it is repeated for `step_sec`: what disturbs a run only adds."""
     spec = decode_spec(SUBJECTS[subject].spec_toml(), subject)
     pool = bodies(spec, kind, seed)
-    records = max(1, spec.serve.max_batch_rows // pool.rows_per_record)
+    records = max(1, batch_rows(spec) // pool.rows_per_record)
     headers: Headers = list(pool.headers)
     messages = [
         Message(

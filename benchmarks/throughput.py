@@ -19,18 +19,19 @@ from confluent_kafka import TopicPartition
 from benchmarks import peering, serving
 from benchmarks.deploy import deploy
 from benchmarks.limit import GROUP as LIMIT_GROUP
-from benchmarks.limit import Plan, Tensor
-from benchmarks.load import FORMATS, Backlog, Bodies, Format, bodies, request_topic
+from benchmarks.limit import Observed, Plan, Tensor
+from benchmarks.load import Backlog, Bodies, Format, bodies, request_topic
 from benchmarks.meter import Committed, Run, StageFailed, watch
-from benchmarks.options import JSON, TURNS, quick_is, seed_of
+from benchmarks.options import FORMAT, JSON, SUBJECT, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, in_turns, median, progress, ratio, show
 from benchmarks.sample import sample
 from benchmarks.serving import Turns
 from benchmarks.stages import Bench, Running, bench, running, start_group
-from benchmarks.subject import SUBJECTS
 from features.encode import encode
+from inference.model import batch_rows
 from runtime.artifacts import ArtifactStore
 from runtime.kafka import consumer
+from schemas.arrow import decode_batch
 from schemas.spec import ModelSpec, load_spec
 from schemas.tensors import input_tensors
 from schemas.topics import OBSERVATIONS, PREDICTIONS
@@ -45,21 +46,8 @@ LIMIT_OBSERVATIONS: Final = "bench-limit-observations"
 
 
 @click.command()
-@click.option(
-    "--subject",
-    type=click.Choice(list(SUBJECTS)),
-    default="floats_8",
-    show_default=True,
-    help="What a request holds.",
-)
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(FORMATS),
-    default="json",
-    show_default=True,
-    help="How it is encoded.",
-)
+@SUBJECT
+@FORMAT
 @click.option(
     "--stage",
     type=click.Choice(("all", "gateway", "end-to-end")),
@@ -165,7 +153,7 @@ def _peers(
 def _limit_plan(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies, kind: Format) -> Plan:
     """Constant tensors of a full micro-batch, and the bytes that the gateway wrote last."""
     state = ArtifactStore(at.settings.artifacts_dir).open(spec.name, artifact).features
-    batch_records = max(1, spec.serve.max_batch_rows // pool.rows_per_record)
+    batch_records = max(1, batch_rows(spec) // pool.rows_per_record)
     columns = sample(spec, batch_records * pool.rows_per_record, np.random.default_rng(0))
     arrays = encode(spec, state, columns)
     tensors = [
@@ -176,10 +164,12 @@ def _limit_plan(at: Bench, spec: ModelSpec, artifact: str, pool: Bodies, kind: F
     ]
     return Plan(
         requests=request_topic(spec.name), predictions=LIMIT_PREDICTIONS, observations=LIMIT_OBSERVATIONS,
-        model=spec.name, artifact=artifact, batch_records=batch_records, tensors=tensors,
+        model=spec.name, artifact=artifact, batch_records=batch_records, rows_per_record=pool.rows_per_record, tensors=tensors,
         prediction_values=_newest(at, PREDICTIONS.for_model(spec.name), SAMPLED_RECORDS),
         prediction_headers=[] if kind == "json" else list(pool.headers),
-        observation_values=_newest(at, OBSERVATIONS.name, 8),
+        observed=[
+            Observed(value, decode_batch(value).num_rows) for value in _newest(at, OBSERVATIONS.name, 8)
+        ],
     )  # fmt: skip
 
 

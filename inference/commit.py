@@ -26,6 +26,8 @@ from schemas.events import Alert
 from schemas.topics import ALERTS, OBSERVATIONS
 
 TRANSACTION_ROWS: Final = 16_384
+TRANSACTION_BYTES: Final = 16 * 1024 * 1024
+"""Of predictions and observations: the Kafka client holds a copy of them until they are committed."""
 
 
 class Committer:
@@ -54,14 +56,14 @@ class Committer:
         )  # fmt: skip
 
     def commit(self) -> int:
-        """Commit about `TRANSACTION_ROWS` of the completed rows; return how many it were.
+        """Commit about `TRANSACTION_ROWS` of the completed rows, or `TRANSACTION_BYTES` of their outputs; return how many rows it were.
 
         Raises:
             TransactionLost: rewind.
             Fenced: stop.
         """
         with self._transaction:
-            slices = self._within_limits(self._progress.completed(TRANSACTION_ROWS))
+            slices = self._within_limits(self._progress.completed(TRANSACTION_ROWS, TRANSACTION_BYTES))
             if not slices:
                 return 0
             counts = telemetry.counter("tidemill_transactions_total")

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaException
 from numpy.typing import NDArray
 
 from inference.admit import Admitted, admit
-from inference.commit import TRANSACTION_ROWS, Committer
+from inference.commit import TRANSACTION_BYTES, TRANSACTION_ROWS, Committer
 from inference.emit import emit
 from inference.halts import Halts
 from inference.headers import joined
@@ -53,10 +53,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HELD_RECORDS: Final = 65_536
-HELD_BYTES: Final = 64 * 1024 * 1024
+HELD_BYTES: Final = 32 * 1024 * 1024
 """Polled and uncommitted records of one model, beyond which no more are polled."""
-READY_ROWS: Final = 65_536
-"""Answered and uncommitted rows, beyond which no more are answered: a record may hold thousands."""
+READY_BYTES: Final = 32 * 1024 * 1024
+"""Outputs that are not committed, beyond which no more are made: a small request may have a large observation."""
 WORKERS: Final = 3
 """Micro-batches of one model that are under way at once."""
 POLL_SEC: Final = 0.1
@@ -166,7 +166,7 @@ class Gateway:
             await model.fill(self._progress)
             if model.route is not None and not model.route.live:
                 await self._routes.confirm(model)
-            while self._progress.ready_rows >= READY_ROWS:
+            while self._progress.ready[1] >= READY_BYTES:
                 # Rows also go without a commit: a partition is revoked, a transaction is lost.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SEC):
@@ -225,7 +225,7 @@ class Gateway:
         for piece, output in zip(slices, outputs, strict=True):
             self._progress.complete(piece, output)
         self._completed.set()
-        if self._progress.ready_rows >= TRANSACTION_ROWS:
+        if self._is_transaction_full():
             self._filled.set()
 
     # ----------------------------------------------------------------------------------------------------------- commit
@@ -266,10 +266,14 @@ class Gateway:
         """With a backlog, wait a little for a fuller transaction; without one, latency counts."""
         self._filled.clear()
         backlog = any(self._progress.held(topic)[0] > TRANSACTION_ROWS for topic in self._models)
-        if backlog and self._progress.ready_rows < TRANSACTION_ROWS:
+        if backlog and not self._is_transaction_full():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(COMMIT_WAIT_SEC):
                     await self._filled.wait()
+
+    def _is_transaction_full(self) -> bool:
+        rows, size_bytes = self._progress.ready
+        return rows >= TRANSACTION_ROWS or size_bytes >= TRANSACTION_BYTES
 
     async def _rewind(self) -> None:
         while True:

@@ -22,6 +22,8 @@ from schemas.topics import PREDICTIONS, REDRIVES, REQUESTS
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
 """Request bytes in a micro-batch, about; large texts make smaller batches."""
+BATCH_NUMBERS: Final = 1 << 20
+"""Numbers in a micro-batch. Wide rows make smaller batches: as tensors, in a call and in observations they are held several times over."""
 
 
 @dataclass
@@ -64,6 +66,17 @@ class Taken(NamedTuple):
     """Of the values."""
 
 
+def batch_rows(spec: ModelSpec) -> int:
+    """Most rows of a micro-batch.
+
+    >>> from schemas.spec import FloatFeature
+    >>> [batch_rows(ModelSpec(name="m", task="regression", module="m:M", features={f"x{i}": FloatFeature() for i in range(width)}))
+    ...     for width in (8, 784)]
+    [4096, 1337]
+    """
+    return min(spec.serve.max_batch_rows, max(1, BATCH_NUMBERS // max(1, len(spec.numbers))))
+
+
 class Model:
     """What the gateway knows of one model. Used on the event loop only."""
 
@@ -72,6 +85,7 @@ class Model:
         self.requests = REQUESTS.for_model(spec.name)
         self.redrives = REDRIVES.for_model(spec.name)
         self.predictions = PREDICTIONS.for_model(spec.name)
+        self.batch_rows = batch_rows(spec)
         self.decoder = Decoder(spec)
         self.route: Route | None = None
         """None until the route table was read and its versions were checked."""
@@ -94,7 +108,7 @@ class Model:
         self._inbox.append(fragment)
         self._rows += fragment.rows
         self.waiting.set()
-        if self._rows >= self.spec.serve.max_batch_rows:
+        if self._rows >= self.batch_rows:
             self._filled.set()
 
     async def fill(self, progress: Progress) -> None:
@@ -113,11 +127,11 @@ class Model:
             self._filled.set()
 
     def take(self, progress: Progress) -> list[Taken]:
-        """The next micro-batch, begun in `progress`: at most `max_batch_rows` rows or one record, [] if none wait.
+        """The next micro-batch, begun in `progress`: at most `batch_rows` rows or one record, [] if none wait.
 
         While the workers are busy records gather here, so that batches grow with the load.
         """
-        limit_rows = self.spec.serve.max_batch_rows
+        limit_rows = self.batch_rows
         room_rows, room_bytes = limit_rows, BATCH_BYTES
         gathered: dict[Assignment, list[Fragment]] = {}
         while room_rows > 0 and room_bytes > 0 and self._inbox:
@@ -138,7 +152,7 @@ class Model:
                 room_bytes -= sum(fragment.sizes_bytes)
         if not self._inbox:
             self.waiting.clear()
-        if self._rows < self.spec.serve.max_batch_rows:
+        if self._rows < self.batch_rows:
             self._filled.clear()
         batch = [_taken(assignment, fragments) for assignment, fragments in gathered.items()]
         return [taken for taken in batch if progress.begin(taken.piece)]

@@ -197,17 +197,25 @@ def observation_values(batch: pa.RecordBatch, row_of: NDArray[np.int64]) -> list
 
     What the arms said of one row stays together: whoever reads the record sees all of them, or none.
     """
-    value = encode_batch(batch)
-    if len(value) <= RECORD_LIMIT_BYTES or batch.num_rows == 1:
-        return [value]
+    # What is larger as columns than a record may be need not be encoded to know it.
+    if batch.num_rows <= 1 or batch.nbytes <= RECORD_LIMIT_BYTES:
+        value = encode_batch(batch)
+        if batch.num_rows <= 1 or len(value) <= RECORD_LIMIT_BYTES:
+            return [value]
+    return [value for half in _halves(batch, row_of) for value in observation_values(*half)]
+
+
+def _halves(
+    batch: pa.RecordBatch, row_of: NDArray[np.int64]
+) -> list[tuple[pa.RecordBatch, NDArray[np.int64]]]:
+    """Two parts with about as many rows. Of one arm, whose rows lie in order, they are no copies."""
     rows = np.unique(row_of)
     # One row whose arms are too large together is the exception: each arm may still be small enough alone.
     first = row_of < rows[len(rows) // 2] if len(rows) > 1 else np.arange(len(row_of)) < len(row_of) // 2
-    return [
-        value
-        for half in (first, ~first)
-        for value in observation_values(batch.filter(pa.array(half)), row_of[half])
-    ]
+    count = int(np.count_nonzero(first))
+    if first[:count].all():
+        return [(batch.slice(0, count), row_of[:count]), (batch.slice(count), row_of[count:])]
+    return [(batch.filter(pa.array(half)), row_of[half]) for half in (first, ~first)]
 
 
 def _batch(columns: dict[str, Any]) -> pa.RecordBatch:

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,11 @@ class Output:
     rejected: NDArray[np.int64] = field(default_factory=lambda: NO_POSITIONS)
     """Positions of the rejected rows that count for the limits, ascending."""
 
+    @cached_property
+    def size_bytes(self) -> int:
+        """Of predictions and observations."""
+        return sum(map(len, self.predictions)) + sum(map(len, self.observations))
+
 
 @dataclass(eq=False)
 class Slice:
@@ -96,7 +102,7 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._assignments: dict[Place, Assignment] = {}
-        self._ready_rows = 0
+        self._ready_rows = self._ready_bytes = 0
 
     def assign(self, assignment: Assignment) -> None:
         """Begin an ownership; one that was there ends."""
@@ -113,8 +119,14 @@ class Progress:
         ended = self._assignments.pop((topic, partition), None)
         if ended is not None:
             ended.ended = True
-            self._ready_rows -= sum(piece.rows for piece in ended.pending if piece.output is not None)
+            for piece in ended.pending:
+                self._unready(piece)
             ended.pending.clear()
+
+    def _unready(self, piece: Slice) -> None:
+        if piece.output is not None:
+            self._ready_rows -= piece.rows
+            self._ready_bytes -= piece.output.size_bytes
 
     def polled(
         self, assignment: Assignment, next_offset: int, records: int, size_bytes: int, first_ms: int
@@ -141,23 +153,28 @@ class Progress:
             if not piece.assignment.ended:
                 piece.output = output
                 self._ready_rows += piece.rows
+                self._ready_bytes += output.size_bytes
 
     @property
-    def ready_rows(self) -> int:
-        """Completed rows, whether or not those before them are complete too."""
-        return self._ready_rows
+    def ready(self) -> tuple[int, int]:
+        """(rows, bytes of their outputs) that are complete, whether or not those before them are."""
+        return self._ready_rows, self._ready_bytes
 
-    def completed(self, limit_rows: int) -> list[Slice]:
-        """Per partition the completed slices with none missing before them, in order; about `limit_rows` rows in all."""
+    def completed(self, limit_rows: int, limit_bytes: int) -> list[Slice]:
+        """Per partition the completed slices with none missing before them, in order; about `limit_rows` rows or `limit_bytes` of outputs
+        in all, at least one slice."""
         found: list[Slice] = []
-        rows = 0
+        rows = size_bytes = 0
         with self._lock:
             for assignment in self._assignments.values():
                 for piece in assignment.pending:
-                    if assignment.halted or piece.output is None or rows >= limit_rows:
+                    if assignment.halted or piece.output is None:
+                        break
+                    if rows >= limit_rows or size_bytes >= limit_bytes:
                         break
                     found.append(piece)
                     rows += piece.rows
+                    size_bytes += piece.output.size_bytes
         return found
 
     def confirm(self, slices: list[Slice]) -> None:
@@ -172,7 +189,7 @@ class Progress:
                 assignment.tally = piece.tally
                 assignment.held_records -= piece.records
                 assignment.held_bytes -= piece.size_bytes
-                self._ready_rows -= piece.rows
+                self._unready(piece)
                 following = assignment.pending[0].first_ms if assignment.pending else None
                 assignment.oldest_ms = following if assignment.held_records else None
 

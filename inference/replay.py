@@ -139,7 +139,7 @@ class _Run:
         reader = open_reader(self._settings)
         with ThreadPoolExecutor(1, "reader") as thread:
             try:
-                batches = cut(reader, self._range, self._model.spec.serve.max_batch_rows, self._rows_of)
+                batches = cut(reader, self._range, self._model.batch_rows, self._rows_of)
                 while (batch := await loop.run_in_executor(thread, next, batches, None)) is not None:
                     if batch:
                         await waiting.put(batch)

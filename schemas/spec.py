@@ -91,6 +91,7 @@ class Serve(_Table, frozen=True):
     hosting: Literal["shared"] = "shared"
     """shared: one Triton model hosts all versions in one process, chosen by a request parameter."""
     max_batch_rows: Positive = 4096
+    """Most rows of a micro-batch; fewer where rows are wide, so that it has at most a million numbers."""
     latency_budget_ms: Positive = 20
     """How long a row may wait for its micro-batch to fill, while another is under way."""
     timeout_ms: Positive = 5000

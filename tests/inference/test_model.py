@@ -8,7 +8,7 @@ import uuid
 
 from confluent_kafka import Message
 
-from inference.model import Fragment, Model
+from inference.model import BATCH_NUMBERS, Fragment, Model, batch_rows
 from inference.progress import Assignment, Progress
 from schemas.spec import decode_spec
 
@@ -30,6 +30,16 @@ def arrive(model: Model, progress: Progress, assignment: Assignment, records: in
     ]  # fmt: skip
     progress.polled(assignment, first + records, records, records, 0)
     model.put(Fragment(assignment, messages, [1] * records))
+
+
+def test_wide_rows_make_smaller_micro_batches() -> None:
+    def most_rows(width: int, said: int) -> int:
+        features = "\n".join(f'x{i} = {{ type = "float" }}' for i in range(width))
+        text = f'name = "toy"\ntask = "binary"\nclasses = ["no", "yes"]\nmodule = "m:T"\n[serve]\nmax_batch_rows = {said}\n[features]\n{features}\n'
+        return batch_rows(decode_spec(text, "toy"))
+
+    assert [most_rows(8, 4096), most_rows(784, 4096), most_rows(784, 100)] == [4096, 1337, 100]
+    assert most_rows(2_000, BATCH_NUMBERS) * 2_000 <= BATCH_NUMBERS
 
 
 def test_a_lone_row_goes_at_once_and_the_next_waits_until_it_is_committed_or_the_batch_is_full() -> None:

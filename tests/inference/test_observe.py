@@ -51,6 +51,16 @@ def test_a_split_leaves_all_arms_of_a_row_in_one_record(monkeypatch: pytest.Monk
     }  # fmt: skip
 
 
+def test_what_one_arm_said_is_cut_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "RECORD_LIMIT_BYTES", 64 * 1024)
+    batch, row_of = observations(4000)
+    values = observation_values(batch.slice(0, ROWS), row_of[:ROWS])
+    assert max(map(len, values)) <= 64 * 1024
+    assert pa.Table.from_batches(map(decode_batch, values)).equals(
+        pa.Table.from_batches([batch.slice(0, ROWS)])
+    )
+
+
 def test_one_row_whose_arms_are_too_large_together_is_split_by_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "RECORD_LIMIT_BYTES", 64 * 1024)
     batch, row_of = observations(40_000)

@@ -15,7 +15,7 @@ def apply() -> None:
     """Commit the offsets of a transaction before it is opened, and none in it."""
 
     def commit_offsets_first(self: Any) -> int:
-        slices = self._progress.completed(commit.TRANSACTION_ROWS)
+        slices = self._progress.completed(commit.TRANSACTION_ROWS, commit.TRANSACTION_BYTES)
         if slices:
             try:
                 self._source._client.commit(offsets=commit._offsets(slices), asynchronous=False)
