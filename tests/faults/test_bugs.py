@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,3 +115,25 @@ def test_a_migration_that_was_rewritten_takes_no_bug_with_it() -> None:
     assert package.changed(migrations, "(b)", "(c)")[0].text == "CREATE TABLE a (c)"
     with pytest.raises(AssertionError, match="no migration says"):
         package.changed(migrations, "(d)", "(c)")
+
+
+def test_a_seam_that_was_rewritten_takes_no_bug_with_it() -> None:
+    class Product:
+        def commit(self, rows: int, *, now: int) -> int:
+            return rows + now
+
+    class Fits:
+        def commit(self, *_rows: int, now: int) -> int:
+            return now
+
+    class Rotten:
+        def commit(self) -> int:
+            return 0
+
+    rooms = SimpleNamespace(Producer=Product, product=Product())
+    assert package.replace(rooms, "Producer", Fits) is Product
+    assert rooms.Producer is Fits
+    with pytest.raises(AssertionError, match=r"Producer: commit: too many positional arguments"):
+        package.replace(SimpleNamespace(Producer=Product), "Producer", Rotten)
+    with pytest.raises(AssertionError, match=r"commit: got an unexpected keyword argument 'now'"):
+        package.replace(rooms.product, "commit", lambda rows: rows)

@@ -8,16 +8,43 @@ the bug says so. `table` lists them with the faults that bring each out soonest.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import isfunction, signature
 from typing import Any
 
 from warehouse.migrate import Migration
 
 
 def replace(owner: Any, name: str, new: Any) -> Any:
-    """Put `new` in the place of `owner.name`, and return what was there."""
+    """Put `new` in the place of `owner.name`, and return what was there.
+
+    Raises:
+        AssertionError: `new` cannot be called like that: the product was rewritten, and the bug with it.
+    """
     original = getattr(owner, name)
+    if misfit := _misfit(original, new):
+        raise AssertionError(f"{name}: {misfit}")
     setattr(owner, name, new)
     return original
+
+
+def _misfit(original: Any, new: Any) -> str:
+    """Why `new` cannot be called with what `original` takes; of a class, its methods. "" if it can."""
+    if isinstance(original, type):
+        both = [name for name, each in vars(original).items() if isfunction(each) and hasattr(new, name)]
+        found = {name: _misfit(getattr(original, name), getattr(new, name)) for name in both}
+        return ", ".join(f"{name}: {why}" for name, why in found.items() if why)
+    if not callable(original):
+        return ""
+    parameters = signature(original).parameters.values()
+    positional = [
+        None for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+    try:
+        signature(new).bind(*positional, **named)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def changed(migrations: Iterable[Migration], old: str, new: str) -> list[Migration]:

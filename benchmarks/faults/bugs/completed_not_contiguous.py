@@ -20,7 +20,7 @@ SLOW_SEC: Final = 0.5
 def apply() -> None:
     """Choose every completed slice, and forget those that were chosen."""
 
-    def completed(self: Progress, limit_rows: int) -> list[Slice]:
+    def completed(self: Progress, limit_rows: int, _limit_bytes: int) -> list[Slice]:
         with self._lock:
             every = [piece for each in self._assignments.values() for piece in each.pending]
         found: list[Slice] = []

@@ -37,10 +37,16 @@ def _in_turns(kind: str, targets: Sequence[str], times: int, every_sec: float, f
 
 
 _KILLED_GATEWAYS: Final = _in_turns("kill", ("gateway-0", "gateway-1"), 6, 2.0)
-_SLOW_KILLED_GATEWAYS: Final = (
-    # Every step of a commit takes a third of a second: most kills fall between two.
-    Hit("delay", "gateway-kafka", 0.0, 18.0),
-    *_in_turns("kill", ("gateway-0", "gateway-1"), 4, 4.0, first_sec=3.0),
+_SLOW_KILLED_GATEWAYS: Final = tuple(
+    # Every step of a commit takes a third of a second: most kills fall between two. So does every step of a start, of which there are more:
+    # gateways come back without a delay, and only what has come back can be killed at something.
+    hit
+    for began_sec in (0.0, 10.0, 20.0, 30.0)
+    for hit in (
+        Hit("delay", "gateway-kafka", began_sec, 4.0),
+        Hit("kill", "gateway-0", began_sec + 2.5),
+        Hit("kill", "gateway-1", began_sec + 3.3),
+    )
 )
 _KILLED_SINKS: Final = _in_turns("kill", ("sink-0", "sink-1"), 4, 2.0)
 _KILLED_WORKERS: Final = (
