@@ -26,8 +26,8 @@ PAUSE_SEC: Final = 3.0
 PATIENCE: Final = Patience(quiet_sec=60.0, audit_sec=15.0, still_sec=15.0)
 """What a bug has lost does not come, however long one waits: what stands still is given up soon. Without a bug the same, or what is only
 late would be taken for caught."""
-
-
+TRIES: Final = 3
+"""A kill has to fall between two steps: hits are aimed so that most do, and a run in which none did says nothing of the checker."""
 SURPLUS: Final = frozenset({"duplicated", "shadow_duplicated", "unrequested", "torn", "misordered", "wrong"})
 """Figures of what is there. The others can also mean that a stage stood still, so they count only if all went on."""
 
@@ -43,6 +43,7 @@ class Verdict(NamedTuple):
     """What else went wrong: told, and not counted as caught."""
     faults: int
     took_sec: float
+    tries: int = 1
 
 
 @click.command()
@@ -50,8 +51,15 @@ class Verdict(NamedTuple):
     "--bug", "names", multiple=True, type=click.Choice(sorted(BUGS)), help="This one only; may be repeated."
 )
 @click.option("--seed", default=1, show_default=True, help="Of the load.")
+@click.option(
+    "--tries",
+    type=click.IntRange(min=1),
+    default=TRIES,
+    show_default=True,
+    help="Runs in which a bug may be caught.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def command(names: tuple[str, ...], seed: int, as_json: bool) -> None:
+def command(names: tuple[str, ...], seed: int, tries: int, as_json: bool) -> None:
     """Seed one bug after another; the harness must catch each, and find nothing without one.
 
     The exit code is 1 if a bug is not caught, or if the run without a bug, under the same faults, finds one.
@@ -64,11 +72,14 @@ def command(names: tuple[str, ...], seed: int, as_json: bool) -> None:
     say(_without(control))
     verdicts = []
     for name, bug in chosen.items():
-        found, folder = _run(name, bug.hits, seed)
-        verdict = judge(name, bug, found, control["broken"])
-        _tidy(folder, keep=not verdict.caught)
+        for attempt in range(1, tries + 1):
+            found, folder = _run(name, bug.hits, seed)
+            verdict = judge(name, bug, found, control["broken"])._replace(tries=attempt)
+            _tidy(folder, keep=not verdict.caught)
+            say(_line(verdict))
+            if verdict.caught:
+                break
         verdicts.append(verdict)
-        say(_line(verdict))
     ok = control["ok"] and all(verdict.caught for verdict in verdicts)
     if as_json:
         click.echo(json.dumps({
@@ -151,4 +162,5 @@ def _without(control: dict[str, Any]) -> str:
 def _line(verdict: Verdict) -> str:
     figures = ", ".join(f"{name} {count:,}" for name, count in verdict.figures.items()) or "nothing"
     problems = "".join(f"; {problem}" for problem in verdict.problems)
-    return f"{'caught    ' if verdict.caught else 'NOT CAUGHT'}  {verdict.bug:28} {figures}{problems}"
+    again = f" (run {verdict.tries})" if verdict.tries > 1 else ""
+    return f"{'caught    ' if verdict.caught else 'NOT CAUGHT'}  {verdict.bug:28} {figures}{problems}{again}"

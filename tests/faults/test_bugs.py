@@ -1,11 +1,14 @@
 """The seeded bugs: each finds its seam, aims at what there is, and is judged by its own figures."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.faults import bugs as package
 from benchmarks.faults import suite
@@ -16,8 +19,8 @@ from benchmarks.faults.schedule import KINDS
 from compose.embedded.stack import SERVICES
 from warehouse.migrate import Migration
 
-GUARDS = {"uncounted"}
-"""What is taken away together with something else."""
+GUARDS = {"uncounted", "open_for_long"}
+"""What goes together with a bug, and is none by itself."""
 TARGETS = {kind.name: kind.targets for kind in KINDS}
 
 # What is imported once is there in each fork, and what a bug changes is gone with it.
@@ -108,6 +111,22 @@ def test_what_ends_a_run_is_that_bugs_problem_and_its_data_stays(monkeypatch: py
     assert (folder / "faults.json").exists()
     suite._tidy(folder, keep=False)
     assert not folder.exists()
+
+
+def test_a_bug_that_no_kill_brought_out_is_hit_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clean: dict[str, Any] = {"ok": True, "broken": {}, "problems": [], "faults": 1, "load_sec": 1.0}
+    runs = iter([clean, clean, {**clean, "broken": {"lost": 3}}])
+    monkeypatch.setattr(suite, "_run", lambda *_: (next(runs), tmp_path / "run"))
+    done = CliRunner().invoke(suite.command, ["--bug", "offsets_before_insert", "--json"])
+    assert done.exit_code == 0, done.output
+    (verdict,) = json.loads(done.stdout.splitlines()[-1])["verdicts"]
+    assert (verdict["caught"], verdict["tries"]) == (True, 2)
+
+    monkeypatch.setattr(suite, "_run", lambda *_: (clean, tmp_path / "run"))
+    done = CliRunner().invoke(suite.command, ["--bug", "offsets_before_insert", "--tries", "2", "--json"])
+    assert done.exit_code == 1
+    (verdict,) = json.loads(done.stdout.splitlines()[-1])["verdicts"]
+    assert (verdict["caught"], verdict["tries"]) == (False, 2)
 
 
 def test_a_migration_that_was_rewritten_takes_no_bug_with_it() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.faults.bugs import replace
+from benchmarks.faults.bugs import open_for_long, replace
 from streams.worker import app
 
 
 def apply() -> None:
-    """Read uncommitted records."""
+    """Read uncommitted records; and let there be some, in the gateway, which has this module too."""
+    open_for_long.apply()
 
     def uncommitted(self: Any, transport: Any) -> Any:
         consumer = original(self, transport)

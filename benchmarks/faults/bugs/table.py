@@ -49,6 +49,16 @@ _SLOW_KILLED_GATEWAYS: Final = tuple(
     )
 )
 _KILLED_SINKS: Final = _in_turns("kill", ("sink-0", "sink-1"), 4, 2.0)
+_CUT_OFF_SINKS: Final = tuple(
+    # Cut, not delayed: a proxy delivers what it holds back, though the sender has died. Nothing is lost of an insert that was there when the cut came.
+    hit
+    for began_sec in (1.0, 11.0, 21.0)
+    for hit in (
+        Hit("cut", "sink-clickhouse", began_sec, 4.0),
+        Hit("kill", "sink-0", began_sec + 2.5),
+        Hit("kill", "sink-1", began_sec + 3.0),
+    )
+)
 _KILLED_WORKERS: Final = (
     # Faust takes some seconds until it counts: a worker that is killed before has done nothing.
     *_in_turns("kill", ("worker-0", "worker-1"), 4, 6.0, first_sec=12.0),
@@ -94,7 +104,7 @@ BUGS: Final[dict[str, Bug]] = {
     "answers_shifted": Bug(("gateway",), "answers and observations hold their neighbours' scores and labels, alike", ("wrong",)),
     "shadow_copy_lost": Bug(("gateway",), "a rejected row costs its batch the shadow's copies", ("shadow_missing",)),
     "uncommitted_reads": Bug(
-        ("sink",), "rows of aborted transactions are inserted", ("duplicated", "shadow_duplicated"), _KILLED_GATEWAYS
+        ("gateway", "sink"), "rows of aborted transactions are inserted", ("duplicated", "shadow_duplicated"), _KILLED_GATEWAYS
     ),
     "plan_skipped": Bug(
         ("sink",), "no plan is written: a successor cuts other ranges", ("duplicated", "shadow_duplicated"), _KILLED_SINKS
@@ -121,8 +131,7 @@ BUGS: Final[dict[str, Bug]] = {
     ),
     "offsets_before_insert": Bug(
         ("sink",), "the end of a range is committed before it is inserted", ("lost",),
-        # Cut, not delayed: a proxy delivers what it holds back, though the sender has died.
-        (Hit("cut", "sink-clickhouse", 1.0, 5.0), Hit("kill", "sink-0", 3.0), Hit("kill", "sink-1", 4.0)),
+        _CUT_OFF_SINKS,
     ),
     "repeats_counted": Bug(("labels",), "repeated feedback is a revision of itself", ("outcomes_mismatch",)),
     "revision_by_arrival": Bug(("labels",), "the label that comes last holds, though it speaks of an earlier time", ("outcomes_mismatch",)),
@@ -135,7 +144,7 @@ BUGS: Final[dict[str, Bug]] = {
         (Hit("stall", "sink-clickhouse", 1.0, 6.0), Hit("kill", "labels-0", 3.0), Hit("kill", "labels-1", 4.0)),
     ),
     "aborted_observations_counted": Bug(
-        ("worker",), "rows of aborted transactions are counted", ("metrics_mismatch",), _KILLED_GATEWAYS
+        ("gateway", "worker"), "rows of aborted transactions are counted", ("metrics_mismatch",), _KILLED_GATEWAYS
     ),
     "state_without_offset": Bug(
         ("worker",), "state is saved without the offset that it reaches to", ("metrics_mismatch",), _KILLED_WORKERS
