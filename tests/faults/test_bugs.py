@@ -156,3 +156,9 @@ def test_a_seam_that_was_rewritten_takes_no_bug_with_it() -> None:
         package.replace(SimpleNamespace(Producer=Product), "Producer", Rotten)
     with pytest.raises(AssertionError, match=r"commit: got an unexpected keyword argument 'now'"):
         package.replace(rooms.product, "commit", lambda rows: rows)
+
+    def by_name(name: str, *, now: int) -> int:
+        return len(name) + now
+
+    with pytest.raises(AssertionError, match=r"commit: name is .*str.*, not .*int"):
+        package.replace(rooms.product, "commit", by_name)

@@ -8,10 +8,12 @@ the bug says so. `table` lists them with the faults that bring each out soonest.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from inspect import isfunction, signature
-from typing import Any
+from inspect import Parameter, isfunction, signature
+from typing import Any, Final
 
 from warehouse.migrate import Migration
+
+_ANYTHING: Final = {"Any", "object", Parameter.empty}
 
 
 def replace(owner: Any, name: str, new: Any) -> Any:
@@ -28,14 +30,14 @@ def replace(owner: Any, name: str, new: Any) -> Any:
 
 
 def _misfit(original: Any, new: Any) -> str:
-    """Why `new` cannot be called with what `original` takes; of a class, its methods. "" if it can."""
+    """Why `new` cannot be called with what `original` takes, or says that it takes something else; of a class, its methods. "" if it can."""
     if isinstance(original, type):
-        both = [name for name, each in vars(original).items() if isfunction(each) and hasattr(new, name)]
-        found = {name: _misfit(getattr(original, name), getattr(new, name)) for name in both}
+        methods = [name for name, each in vars(original).items() if isfunction(each) and hasattr(new, name)]
+        found = {name: _misfit(getattr(original, name), getattr(new, name)) for name in methods}
         return ", ".join(f"{name}: {why}" for name, why in found.items() if why)
     if not callable(original):
         return ""
-    parameters = signature(original).parameters.values()
+    parameters = list(signature(original).parameters.values())
     positional = [
         None for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
     ]
@@ -44,7 +46,12 @@ def _misfit(original: Any, new: Any) -> str:
         signature(new).bind(*positional, **named)
     except TypeError as error:
         return str(error)
-    return ""
+    both = zip(parameters, signature(new).parameters.values(), strict=False)
+    return ", ".join(
+        f"{mine.name} is {mine.annotation}, not {theirs.annotation}"
+        for theirs, mine in both
+        if not {mine.annotation, theirs.annotation} & _ANYTHING and mine.annotation != theirs.annotation
+    )
 
 
 def changed(migrations: Iterable[Migration], old: str, new: str) -> list[Migration]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, Final
-
-from faust.types import TP
 
 from benchmarks.faults.bugs import replace
 from streams.worker.app import Worker
@@ -18,15 +17,16 @@ def apply() -> None:
     """Commit the offset by a timer, and go on from there, whatever the state holds."""
     committed: dict[tuple[str, int], float] = {}
 
-    async def save(self: Any, source: SourcePartition) -> None:
-        drained = source.drain()
-        if drained is None:
-            return
-        await self._in_thread(source.write, drained)
-        place = source.topic, source.partition
-        if time.monotonic() >= committed.get(place, 0.0) + EVERY_SEC:
-            committed[place] = time.monotonic()
-            await self._app.consumer._commit({TP(*place): drained.next_offset})
+    async def save(self: Any, place: tuple[str, int]) -> None:
+        async with self._saves.setdefault(place, asyncio.Lock()):
+            source = self.sources.get(place)
+            drained = None if source is None else source.drain()
+            if source is None or drained is None:
+                return
+            await self._in_thread(source.write, drained)
+            if time.monotonic() >= committed.get(place, 0.0) + EVERY_SEC:
+                committed[place] = time.monotonic()
+                await self._commit(source, drained.next_offset)
 
     def opened(self: SourcePartition) -> None:
         original(self)

@@ -153,8 +153,7 @@ BUGS: Final[dict[str, Bug]] = {
         ("worker",), "the first event of a partition that is taken over is dropped", ("metrics_mismatch",), _KILLED_WORKERS
     ),
     "outputs_before_state": Bug(
-        ("worker",), "outputs are one transaction, state and offset another", ("metrics_mismatch",),
-        (Hit("delay", "worker-kafka", 8.0, 24.0), *_KILLED_WORKERS),
+        ("worker",), "outputs are one transaction, state and offset another", ("metrics_mismatch",), _KILLED_WORKERS
     ),
     "worker_not_fenced": Bug(
         ("worker",), "a transactional id for each process", ("metrics_mismatch",),

@@ -7,6 +7,7 @@ from dataclasses import replace as changed
 from typing import Any
 
 from benchmarks.faults.bugs import replace
+from runtime.positions import Place
 from streams.labels.batch import Output
 from streams.labels.loop import Labels
 
@@ -14,7 +15,7 @@ from streams.labels.loop import Labels
 def apply() -> None:
     """Write no state."""
 
-    def stateless(self: Any, output: Output, places: Mapping[Any, int], metadata: object) -> None:
+    def stateless(self: Any, output: Output, places: Mapping[Place, int], metadata: object) -> None:
         original(self, changed(output, state={}), places, metadata)
 
     original = replace(Labels, "_commit", stateless)
