@@ -128,11 +128,14 @@ class Running:
 class Service(Running):
     """One of Tidemill's own services."""
 
-    def __init__(self, bench: Bench, service: str, slot: int = 0, **environment: str) -> None:
+    def __init__(
+        self, bench: Bench, service: str, slot: int = 0, through: Sequence[str] = (), **environment: str
+    ) -> None:
+        """`through` is a module, with arguments, that becomes the service that is named behind it."""
         (self._port,) = free_ports(1)
         super().__init__(
             f"{service}-{slot}" if slot else service,
-            [sys.executable, "-P", "-m", *SERVICES[service].arguments],
+            [sys.executable, "-P", "-m", *through, *SERVICES[service].arguments],
             {
                 **bench.settings.environment(), "OMP_NUM_THREADS": "1", "TIDEMILL_SLOT": str(slot),
                 "TIDEMILL_HTTP_PORT": str(self._port), **environment,

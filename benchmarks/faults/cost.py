@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 from benchmarks.deploy import deploy
-from benchmarks.load import bodies, produce_backlog, request_topic
+from benchmarks.load import HeldBacklog, bodies, request_topic
 from benchmarks.meter import Committed, watch
 from benchmarks.report import Line, Result, median, progress
-from benchmarks.stages import Bench, Running, Service, bench, running
-from compose.embedded.stack import SERVICES
+from benchmarks.stages import Service, bench, running, wait_shared
 from inference.source import GROUP
 from schemas.spec import load_spec
 
 SUBJECT: Final = "floats_8"
-ROWS: Final = 400_000
-WARM_ROWS: Final = 200_000
+ROWS: Final = 600_000
+WARM_ROWS: Final = 300_000
 TURNS: Final = 3
 EXACTLY, AT_LEAST = "exactly once", "at least once"
+_THROUGH: Final[dict[str, Sequence[str]]] = {
+    EXACTLY: (),
+    AT_LEAST: ("benchmarks.faults.mutant", "at_least_once"),
+}
 
 
 def measure(seed: int, rows: int = ROWS, turns: int = TURNS) -> Result:
@@ -27,20 +31,19 @@ def measure(seed: int, rows: int = ROWS, turns: int = TURNS) -> Result:
     with bench([SUBJECT]) as at:
         spec = load_spec(at.settings.models_dir / SUBJECT)
         deploy(at.settings, SUBJECT, seed=seed)
-        pool = bodies(spec, "json", seed)
+        pool, requests = bodies(spec, "json", seed), request_topic(SUBJECT)
         for turn in range(turns + 1):
             for name in (EXACTLY, AT_LEAST) if turn % 2 else (AT_LEAST, EXACTLY):
-                backlog = produce_backlog(
-                    at.settings, request_topic(SUBJECT), pool, rows if turn else WARM_ROWS
-                )
-                committed = Committed(at.settings, GROUP, backlog)
-                gateway = Service(at, "gateway") if name == EXACTLY else _mutant(at)
+                held = HeldBacklog(at.settings, requests, pool, rows if turn else WARM_ROWS)
+                gateway = Service(at, "gateway", through=_THROUGH[name])
                 with running(gateway):
-                    run = watch(
-                        committed, backlog.records, {"gateway": gateway.pid} | at.pids(),
-                        rows_per_record=backlog.rows_per_record, alive=gateway.check,
-                    )  # fmt: skip
-                committed.close()
+                    wait_shared([gateway], requests, spec.serve.partitions)
+                    backlog = held.release()
+                    with closing(Committed(at.settings, GROUP, backlog)) as committed:
+                        run = watch(
+                            committed, backlog.records, {"gateway": gateway.pid} | at.pids(),
+                            rows_per_record=backlog.rows_per_record, alive=gateway.check,
+                        )  # fmt: skip
                 progress(
                     f"{'turn ' + str(turn) if turn else 'warming'}: {name}: {run.rows_per_sec:,.0f} rows/s"
                 )
@@ -54,16 +57,3 @@ def measure(seed: int, rows: int = ROWS, turns: int = TURNS) -> Result:
         seed=seed,
         turns=turns,
     )  # fmt: skip
-
-
-def _mutant(at: Bench) -> Running:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "benchmarks.faults.mutant",
-        "at_least_once",
-        *SERVICES["gateway"].arguments,
-    ]
-    environment = at.settings.environment() | {"OMP_NUM_THREADS": "1", "TIDEMILL_SLOT": "0"}
-    return Running("gateway-at-least-once", command, environment, at.folder)
