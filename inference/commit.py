@@ -26,7 +26,7 @@ from schemas.events import Alert
 from schemas.topics import ALERTS, OBSERVATIONS
 
 TRANSACTION_ROWS: Final = 16_384
-TRANSACTION_BYTES: Final = 16 * 1024 * 1024
+TRANSACTION_BYTES: Final = 12 * 1024 * 1024
 """Of predictions and observations: the Kafka client holds a copy of them until they are committed."""
 
 

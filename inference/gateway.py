@@ -55,7 +55,7 @@ T = TypeVar("T")
 HELD_RECORDS: Final = 65_536
 HELD_BYTES: Final = 32 * 1024 * 1024
 """Polled and uncommitted records of one model, beyond which no more are polled."""
-READY_BYTES: Final = 32 * 1024 * 1024
+READY_BYTES: Final = 24 * 1024 * 1024
 """Outputs that are not committed, beyond which no more are made: a small request may have a large observation."""
 WORKERS: Final = 3
 """Micro-batches of one model that are under way at once."""

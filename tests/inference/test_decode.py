@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from inference.decode import Decoder
 from inference.explain import explain
+from schemas.errors import Rejection
 from schemas.spec import decode_spec
 
 SPEC = decode_spec(
@@ -144,6 +145,23 @@ def test_records_refused_before_are_not_decoded_again() -> None:
     assert decoded.accepted.tolist() == [1]
     assert decoded.rejections[0] is refused
     assert decoded.rejections[2].reason == "undecodable"
+
+
+def test_wide_rows_are_decoded_in_pieces_and_come_out_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.decode.PIECE_NUMBERS", 3 * len(SPEC.numbers))
+    values = [body(n=n, text=f"t{n}") for n in range(8)]
+    values[4] = b"not JSON"
+    values[5] = body(x=2)
+    values[7] = enveloped(request_id="r-7")
+    refused = Rejection("invalid_request", "", "", "refused before")
+    decoded = Decoder(SPEC).decode(values, {3: refused})
+    assert decoded.accepted.tolist() == [0, 1, 2, 6, 7]
+    assert decoded.rejections.keys() == {3, 4, 5}
+    assert decoded.rejections[3] is refused
+    assert decoded.rejections[5].field == "x"
+    assert decoded.request_ids == {7: "r-7"}
+    assert decoded.columns.numbers[:, 2].tolist() == [0, 1, 2, 6, 3]
+    assert decoded.columns.text(2).to_pylist() == ["t0", "t1", "t2", "t6", GOOD["text"]]
 
 
 def test_a_value_that_says_features_is_still_a_bare_request() -> None:
