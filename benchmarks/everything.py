@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from benchmarks import (
     steps,
     throughput,
 )
+from benchmarks.load import Format
 from benchmarks.options import quick_is, seed_of
 from benchmarks.report import Result, as_object, progress, show
 from compose.embedded.parts import ROOT
@@ -31,19 +33,25 @@ FOLDER: Final = ROOT / "report" / "bench"
 
 
 def _throughput(quick: bool, seed: int) -> Result:
-    rows = throughput.ROWS["floats_8"] // (throughput.QUICK if quick else 1)
+    rows = throughput.default_rows("floats_8", "json", quick)
     return throughput.measure("floats_8", "json", "all", rows, 1, 1 if quick else 3, not quick, seed)
 
 
-def _wide(quick: bool, seed: int) -> Result:
-    rows = throughput.ROWS["floats_784"] // (throughput.QUICK if quick else 1)
-    found = throughput.measure("floats_784", "json", "gateway", rows, 1, 1 if quick else 3, False, seed)
-    return found._replace(benchmark="throughput of 784 floats")
+def _wide(kind: Format, quick: bool, seed: int) -> Result:
+    rows = throughput.default_rows("floats_784", kind, quick)
+    found = throughput.measure("floats_784", kind, "gateway", rows, 1, 1 if quick else 3, False, seed)
+    return found._replace(benchmark=_WIDE[kind])
 
+
+_WIDE: Final[dict[Format, str]] = {
+    "json": "throughput of 784 floats",
+    "arrow": "throughput of 784 floats as Arrow",
+}
 
 ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
     "throughput": _throughput,
-    "throughput of 784 floats": _wide,
+    _WIDE["json"]: partial(_wide, "json"),
+    _WIDE["arrow"]: partial(_wide, "arrow"),
     "steps": lambda quick, seed: steps.measure("floats_8", "json", seed, steps.QUICK_STEP_SEC if quick else steps.STEP_SEC),
     "latency": lambda quick, seed: latency.measure(
         latency.QUICK_SEC if quick else latency.SEC, 1 if quick else latency.TURNS, not quick, seed

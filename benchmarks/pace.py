@@ -1,5 +1,6 @@
 """An open-loop producer: each record has a time at which it is due, and is late if it could not be sent then; a stall is not hidden.
 
+Records linger as long as any producer of ours lets them, which is as long as Kafka's own clients do.
 The key is the due time on the machine's monotonic clock in ns, so whoever reads the answer, which has the same key, knows how long it took.
 `python -m benchmarks.pace FILE`, FILE a msgpack of `Pace`. Its last line says how many were sent and how late the latest was.
 """
@@ -24,7 +25,7 @@ from runtime.settings import load_settings
 
 TICK_SEC: Final = 0.002
 FAST_PER_SEC: Final = 2000
-"""Above this records are sent in ticks, and linger as a producer with something to send would let them."""
+"""Above this records are sent in ticks."""
 FLUSH_SEC: Final = 15.0
 """Less than whoever ends it waits."""
 
@@ -45,7 +46,7 @@ def main() -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     fast = pace.per_sec > FAST_PER_SEC
-    client = producer(load_settings(), **{"linger.ms": 2 if fast else 0, "delivery.report.only.error": True})
+    client = producer(load_settings(), **{"delivery.report.only.error": True})
     client.list_topics(pace.topic, timeout=10)
     headers: Headers = list(pace.headers)
     values = cycle(pace.values)

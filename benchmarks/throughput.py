@@ -38,6 +38,8 @@ from schemas.topics import OBSERVATIONS, PREDICTIONS
 
 ROWS: Final = {"floats_8": 600_000, "floats_20": 400_000, "floats_784": 60_000, "text_4k": 20_000}
 WARM_ROWS: Final = {"floats_8": 300_000, "floats_20": 200_000, "floats_784": 20_000, "text_4k": 5_000}
+ARROW_ROWS: Final = 6
+"""As Arrow there are so many times as many: a backlog must outlast the start of what works it off."""
 QUICK: Final = 3
 """`--quick` divides the rows by this."""
 SAMPLED_RECORDS: Final = 8192
@@ -76,8 +78,13 @@ def command(
     """Predictions per second from a backlog: the gateway alone, and end to end into ClickHouse."""
     if quick:
         turns, with_peers = 1, False
-    rows = rows or ROWS[subject] // (QUICK if quick else 1)
+    rows = rows or default_rows(subject, kind, quick)
     show(measure(subject, kind, stage, rows, gateways, turns, with_peers, seed), as_json)
+
+
+def default_rows(subject: str, kind: Format, quick: bool) -> int:
+    """Rows of a backlog, where nobody says how many."""
+    return ROWS[subject] * (ARROW_ROWS if kind == "arrow" else 1) // (QUICK if quick else 1)
 
 
 def measure(
