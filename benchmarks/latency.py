@@ -21,7 +21,7 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferReques
 
 from benchmarks.deploy import deploy
 from benchmarks.histogram import Histogram, sum_percentile_ms
-from benchmarks.load import Bodies, bodies, ends, produce_backlog, request_topic
+from benchmarks.load import Bodies, HeldBacklog, bodies, ends, request_topic
 from benchmarks.meter import Committed, StageFailed, wait_caught_up, wait_for, watch
 from benchmarks.options import JSON, quick_is, seed_of
 from benchmarks.pacing import Pacer
@@ -123,7 +123,7 @@ def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
 def _highest(at: Bench, pool: Bodies, gateway: Service) -> float:
     """Predictions per second from a backlog. It also warms broker, gateway and model."""
     progress("the highest rate, from a backlog")
-    backlog = produce_backlog(at.settings, request_topic(MODEL), pool, HIGHEST_ROWS)
+    backlog = HeldBacklog(at.settings, request_topic(MODEL), pool, HIGHEST_ROWS).release()
     with closing(Committed(at.settings, GATEWAY_GROUP, backlog)) as committed:
         run = watch(committed, backlog.records, {}, alive=gateway.check)
         wait_for(committed, backlog.records, "requests answered of the backlog", alive=gateway.check)

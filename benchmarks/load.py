@@ -30,6 +30,8 @@ CONTENT_TYPES: Final[dict[Format, str]] = {
     "msgpack": "application/msgpack",
     "arrow": "application/vnd.apache.arrow.stream",
 }
+TIMES: Final[dict[Format, int]] = {"json": 1, "msgpack": 1, "arrow": 6}
+"""So many times as long is a backlog in each format: Arrow is worked off before its rate or memory can be seen."""
 ARROW_ROWS: Final = 500
 """Rows in one Arrow record, fewer where rows are wide."""
 ARROW_BYTES: Final = 2 * 1024 * 1024

@@ -10,7 +10,7 @@ import click
 import psutil
 
 from benchmarks.deploy import deploy
-from benchmarks.load import Format, bodies, produce_backlog, request_topic
+from benchmarks.load import TIMES, Format, HeldBacklog, bodies, request_topic
 from benchmarks.meter import Committed, watch
 from benchmarks.options import FORMAT, JSON, SUBJECT, quick_is, seed_of
 from benchmarks.report import Line, Result, progress, show
@@ -25,7 +25,7 @@ BACKLOGS: Final = {
     "floats_784": (15_000, 60_000),
     "text_4k": (5_000, 20_000),
 }
-"""Rows. Whether a gateway's memory depends on its backlog is seen from two."""
+"""Rows, of JSON. Whether a gateway's memory depends on its backlog is seen from two."""
 SETTLE_SEC: Final = 3.0
 
 
@@ -55,14 +55,18 @@ def measure(subject: str, kind: Format, divisor: int, seed: int) -> Result:
             time.sleep(SETTLE_SEC)  # what was needed to start is given back
             pids = {service.name: service.pid for service in services} | at.pids()
             idle = {name: _private_mb(pid) for name, pid in pids.items()}
-        backlogs = [rows // divisor for rows in BACKLOGS[subject]]
+        backlogs = [rows * TIMES[kind] // divisor for rows in BACKLOGS[subject]]
         for rows in backlogs:
             progress(f"a backlog of {rows:,} rows")
-            backlog = produce_backlog(at.settings, request_topic(subject), pool, rows)
+            held = HeldBacklog(at.settings, request_topic(subject), pool, rows)
             at_work = [Service(at, name) for name in ("gateway", "sink", "worker")]
             pids = {service.name: service.pid for service in at_work} | at.pids()
-            with running(*at_work), closing(Committed(at.settings, GROUP, backlog)) as committed:
-                run = watch(committed, backlog.records, pids)
+            with running(*at_work):
+                for service in at_work:
+                    service.wait_ready()
+                backlog = held.release()
+                with closing(Committed(at.settings, GROUP, backlog)) as committed:
+                    run = watch(committed, backlog.records, pids)
             for name, size in run.rss_bytes.items():
                 peaks.setdefault(name, []).append(size / 1e6)
     figures: dict[str, Any] = {

@@ -32,7 +32,7 @@ from streams.worker.models import Models
 MODEL: Final = "floats_20"
 ROWS: Final = 12_000_000
 """What a worker has measured is seen when it saves, which is every second or two: fewer rows would be one or two saves."""
-QUICK_ROWS: Final = 1_000_000
+QUICK_ROWS: Final = 4_000_000
 DISTINCT_ROWS: Final = 200_000
 RIVER_ROWS: Final = 20_000
 RIVER_BATCH_ROWS: Final = 1000

@@ -20,7 +20,7 @@ from benchmarks import peering, serving
 from benchmarks.deploy import deploy
 from benchmarks.limit import GROUP as LIMIT_GROUP
 from benchmarks.limit import Observed, Plan, Tensor
-from benchmarks.load import Backlog, Bodies, Format, bodies, request_topic
+from benchmarks.load import TIMES, Backlog, Bodies, Format, bodies, request_topic
 from benchmarks.meter import Committed, Run, StageFailed, watch
 from benchmarks.options import FORMAT, JSON, SUBJECT, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, in_turns, median, progress, ratio, show
@@ -38,8 +38,6 @@ from schemas.topics import OBSERVATIONS, PREDICTIONS
 
 ROWS: Final = {"floats_8": 600_000, "floats_20": 400_000, "floats_784": 60_000, "text_4k": 20_000}
 WARM_ROWS: Final = {"floats_8": 300_000, "floats_20": 200_000, "floats_784": 20_000, "text_4k": 5_000}
-ARROW_ROWS: Final = 6
-"""As Arrow there are so many times as many: a backlog must outlast the start of what works it off."""
 QUICK: Final = 3
 """`--quick` divides the rows by this."""
 SAMPLED_RECORDS: Final = 8192
@@ -84,7 +82,7 @@ def command(
 
 def default_rows(subject: str, kind: Format, quick: bool) -> int:
     """Rows of a backlog, where nobody says how many."""
-    return ROWS[subject] * (ARROW_ROWS if kind == "arrow" else 1) // (QUICK if quick else 1)
+    return ROWS[subject] * TIMES[kind] // (QUICK if quick else 1)
 
 
 def measure(
