@@ -39,7 +39,9 @@ class Committed:
     """Records of a backlog that a group has committed. With transactions that is what read-committed readers see the answers of."""
 
     def __init__(self, settings: Settings, group: str, backlog: Backlog) -> None:
-        self._client: Consumer = consumer(settings, group)
+        # What is committed is told in either level. This one does not wait for a moment in which no transaction is open: of a stage that
+        # commits one after another, that may be long after its first, or its last.
+        self._client: Consumer = consumer(settings, group, **{"isolation.level": "read_uncommitted"})
         self._backlog = backlog
 
     def __call__(self) -> int:
