@@ -31,7 +31,7 @@ RISE: Final = 1.5
 LEAST_SHARE: Final = 1 / 8
 """Of the first rate; below it none is looked for."""
 HALVINGS: Final = 2
-STEP_SEC: Final = 12.0
+STEP_SEC: Final = 20.0
 QUICK_STEP_SEC: Final = 8.0
 LOOK_EVERY_SEC: Final = 0.2
 SETTLING_SHARE: Final = 1 / 3

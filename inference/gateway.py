@@ -62,8 +62,6 @@ WORKERS: Final = 3
 POLL_SEC: Final = 0.1
 FULL_SEC: Final = 0.2
 """A model that has been full for so long is paused, so that others go on."""
-COMMIT_WAIT_SEC: Final = 0.03
-"""How long completed rows wait for a fuller transaction when there is a backlog. Without one they never wait."""
 RETRY_SEC: Final = 0.5
 REPORT_SEC: Final = 1.0
 CARE_SEC: Final = 5.0
@@ -263,12 +261,16 @@ class Gateway:
                 self._halts.told(alert)
 
     async def _gather(self) -> None:
-        """With a backlog, wait a little for a fuller transaction; without one, latency counts."""
+        """While many rows come, wait for a full transaction, as long as every model has patience that has any under way."""
         self._filled.clear()
-        backlog = any(self._progress.held(topic)[0] > TRANSACTION_ROWS for topic in self._models)
-        if backlog and not self._is_transaction_full():
+        waits_sec = [
+            model.patience_sec if model.is_busy else 0.0
+            for model in self._served
+            if self._progress.under_way(model.requests, model.redrives)
+        ]
+        if any(waits_sec) and not self._is_transaction_full():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(COMMIT_WAIT_SEC):
+                async with asyncio.timeout(min(waits_sec)):
                     await self._filled.wait()
 
     def _is_transaction_full(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
@@ -24,6 +23,38 @@ BATCH_BYTES: Final = 16 * 1024 * 1024
 """Request bytes in a micro-batch, about; large texts make smaller batches."""
 BATCH_NUMBERS: Final = 1 << 20
 """Numbers in a micro-batch. Wide rows make smaller batches: as tensors, in a call and in observations they are held several times over."""
+MANY_ROWS: Final = 4_096
+"""So many within a model's patience are worth waiting for: what a transaction costs gateway, broker, sink and worker once is as much as
+one or two thousand rows cost."""
+RATE_SEC: Final = 0.5
+"""The least time over which arriving rows are counted."""
+
+
+class Arrivals:
+    """How many rows come.
+
+    >>> arrivals = Arrivals()
+    >>> for now_sec in (10.0, 10.25, 10.5):
+    ...     arrivals.count(100, now_sec)
+    >>> arrivals.per_sec
+    400.0
+    """
+
+    def __init__(self) -> None:
+        self.per_sec = 0.0
+        """Over the last span that was counted."""
+        self._rows = 0
+        self._since_sec: float | None = None
+
+    def count(self, rows: int, now_sec: float) -> None:
+        """Rows came."""
+        if self._since_sec is None:
+            self._since_sec = now_sec
+            return  # they came within no time
+        self._rows += rows
+        if (span_sec := now_sec - self._since_sec) >= RATE_SEC:
+            self.per_sec = self._rows / span_sec
+            self._rows, self._since_sec = 0, now_sec
 
 
 @dataclass
@@ -33,6 +64,8 @@ class Fragment:
     assignment: Assignment
     messages: list[Message]
     sizes_bytes: list[int]
+    arrived_sec: float = 0.0
+    """By the event loop's clock."""
     said: dict[int, Said] = field(default_factory=dict)
     """Index → what a record's headers say (`headers.said`)."""
     counts: list[int] | None = None
@@ -43,11 +76,23 @@ class Fragment:
         """Rows of all records."""
         return len(self.messages) if self.counts is None else sum(self.counts)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all values."""
+        return sum(self.sizes_bytes)
+
     def split(self, records: int) -> Fragment:
         """Cut off the first `records` records."""
         said = {index: one for index, one in self.said.items() if index < records}
         counts = None if self.counts is None else self.counts[:records]
-        first = Fragment(self.assignment, self.messages[:records], self.sizes_bytes[:records], said, counts)
+        first = Fragment(
+            self.assignment,
+            self.messages[:records],
+            self.sizes_bytes[:records],
+            self.arrived_sec,
+            said,
+            counts,
+        )
         self.messages, self.sizes_bytes = self.messages[records:], self.sizes_bytes[records:]
         self.said = {index - records: one for index, one in self.said.items() if index >= records}
         if self.counts is not None:
@@ -95,35 +140,53 @@ class Model:
         self.probing = asyncio.Lock()
         self.waiting = asyncio.Event()
         self._inbox: deque[Fragment] = deque()
-        self._rows = 0
-        self._oldest_sec = 0.0
+        self._rows = self._bytes = 0
+        self._arrivals = Arrivals()
         self._filled = asyncio.Event()
+
+    @property
+    def patience_sec(self) -> float:
+        """How long a row may wait for its micro-batch, and a micro-batch for its transaction."""
+        return self.spec.serve.latency_budget_ms / 2000
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether so many rows come that they wait for company even if nothing is under way: on few cores a transaction more is CPU that
+        the others lack, who make these rows visible."""
+        return self._arrivals.per_sec * self.patience_sec >= MANY_ROWS
 
     def put(self, fragment: Fragment) -> None:
         """Records to be served."""
-        if not self._inbox:
-            self._oldest_sec = asyncio.get_running_loop().time()
+        fragment.arrived_sec = asyncio.get_running_loop().time()
         fragment.said = said(fragment.messages)
         fragment.counts = _counts(fragment, arrow_rows_limit(self.spec))
         self._inbox.append(fragment)
         self._rows += fragment.rows
+        self._bytes += fragment.size_bytes
+        self._arrivals.count(fragment.rows, fragment.arrived_sec)
         self.waiting.set()
-        if self._rows >= self.batch_rows:
+        if self._is_batch_full():
             self._filled.set()
 
     async def fill(self, progress: Progress) -> None:
-        """While a micro-batch is under way, wait for a full one or for `go`, but no longer than the oldest row's `latency_budget_ms`: a
-        transaction costs the broker as much for one row as for a thousand. A lone row does not wait."""
-        if not progress.under_way(self.requests, self.redrives):
-            return
-        due = self._oldest_sec + self.spec.serve.latency_budget_ms / 1000
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(due):
-                await self._filled.wait()
+        """Wait for a full micro-batch, but no longer than the oldest row has patience: while another is under way, for a transaction costs
+        the broker as much for one row as for a thousand, and while many come. A lone row does not wait."""
+        while self._inbox and not self._is_batch_full():
+            if not self.is_busy and not progress.under_way(self.requests, self.redrives):
+                return
+            self._filled.clear()
+            try:
+                async with asyncio.timeout_at(self._inbox[0].arrived_sec + self.patience_sec):
+                    await self._filled.wait()
+            except TimeoutError:
+                return
+
+    def _is_batch_full(self) -> bool:
+        return self._rows >= self.batch_rows or self._bytes >= BATCH_BYTES
 
     def go(self) -> None:
-        """What was under way is committed: whatever waits for company goes now."""
-        if self._inbox:
+        """What was under way is committed: whatever waits for that goes now."""
+        if self._inbox and not self.is_busy:
             self._filled.set()
 
     def take(self, progress: Progress) -> list[Taken]:
@@ -146,14 +209,13 @@ class Model:
             else:
                 self._inbox.popleft()
             self._rows -= fragment.rows
+            self._bytes -= fragment.size_bytes
             if not fragment.assignment.ended:
                 gathered.setdefault(fragment.assignment, []).append(fragment)
                 room_rows -= fragment.rows
-                room_bytes -= sum(fragment.sizes_bytes)
+                room_bytes -= fragment.size_bytes
         if not self._inbox:
             self.waiting.clear()
-        if self._rows < self.batch_rows:
-            self._filled.clear()
         batch = [_taken(assignment, fragments) for assignment, fragments in gathered.items()]
         return [taken for taken in batch if progress.begin(taken.piece)]
 
@@ -187,7 +249,7 @@ def _taken(assignment: Assignment, fragments: list[Fragment]) -> Taken:
         assignment,
         next_offset=_offset(messages[-1]) + 1,
         records=len(messages), rows=sum(fragment.rows for fragment in fragments),
-        size_bytes=sum(sum(fragment.sizes_bytes) for fragment in fragments), first_ms=messages[0].timestamp()[1],
+        size_bytes=sum(fragment.size_bytes for fragment in fragments), first_ms=messages[0].timestamp()[1],
     )  # fmt: skip
     return Taken(piece, messages, said, max(max(fragment.sizes_bytes) for fragment in fragments))
 

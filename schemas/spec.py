@@ -92,8 +92,9 @@ class Serve(_Table, frozen=True):
     """shared: one Triton model hosts all versions in one process, chosen by a request parameter."""
     max_batch_rows: Positive = 4096
     """Most rows of a micro-batch; fewer where rows are wide, so that it has at most a million numbers."""
-    latency_budget_ms: Positive = 20
-    """How long a row may wait for its micro-batch to fill, while another is under way."""
+    latency_budget_ms: Positive = 200
+    """How long a row may wait for company: half of it for its micro-batch, while another is under way or many rows come, and half for its
+    transaction, while many come. Many are those that would fill a micro-batch of 4,096 in half the budget; fewer wait for no transaction."""
     timeout_ms: Positive = 5000
     """An inference that takes longer counts as failed; the rows are retried."""
     max_request_bytes: Positive = 65_536
