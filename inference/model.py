@@ -26,6 +26,8 @@ BATCH_NUMBERS: Final = 1 << 20
 MANY_ROWS: Final = 4_096
 """So many within a model's patience are worth waiting for: what a transaction costs gateway, broker, sink and worker once is as much as
 one or two thousand rows cost."""
+FEW_SHARE: Final = 0.1
+"""Of its latency budget a row waits while another micro-batch is under way, where few come."""
 RATE_SEC: Final = 0.5
 """The least time over which arriving rows are counted."""
 
@@ -146,7 +148,7 @@ class Model:
 
     @property
     def patience_sec(self) -> float:
-        """How long a row may wait for its micro-batch, and a micro-batch for its transaction."""
+        """How long a row may wait for its micro-batch, and a micro-batch for its transaction, where many come."""
         return self.spec.serve.latency_budget_ms / 2000
 
     @property
@@ -172,11 +174,14 @@ class Model:
         """Wait for a full micro-batch, but no longer than the oldest row has patience: while another is under way, for a transaction costs
         the broker as much for one row as for a thousand, and while many come. A lone row does not wait."""
         while self._inbox and not self._is_batch_full():
-            if not self.is_busy and not progress.under_way(self.requests, self.redrives):
-                return
+            wait_sec = self.patience_sec
+            if not self.is_busy:
+                if not progress.under_way(self.requests, self.redrives):
+                    return
+                wait_sec = FEW_SHARE * self.spec.serve.latency_budget_ms / 1000
             self._filled.clear()
             try:
-                async with asyncio.timeout_at(self._inbox[0].arrived_sec + self.patience_sec):
+                async with asyncio.timeout_at(self._inbox[0].arrived_sec + wait_sec):
                     await self._filled.wait()
             except TimeoutError:
                 return

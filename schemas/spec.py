@@ -93,8 +93,8 @@ class Serve(_Table, frozen=True):
     max_batch_rows: Positive = 4096
     """Most rows of a micro-batch; fewer where rows are wide, so that it has at most a million numbers."""
     latency_budget_ms: Positive = 200
-    """How long a row may wait for company: half of it for its micro-batch, while another is under way or many rows come, and half for its
-    transaction, while many come. Many are those that would fill a micro-batch of 4,096 in half the budget; fewer wait for no transaction."""
+    """How long a row may wait for company. Where many come, 4,096 within half of this: half of it for its micro-batch, half for its
+    transaction. Where few come: a tenth of it for its micro-batch while another is under way, and for no transaction."""
     timeout_ms: Positive = 5000
     """An inference that takes longer counts as failed; the rows are retried."""
     max_request_bytes: Positive = 65_536
