@@ -39,6 +39,7 @@ from runtime import telemetry
 from runtime.clock import Clock, now_ms
 from runtime.gaps import missing_alert
 from runtime.kafka import raise_if_fatal
+from runtime.memory import keep_freed
 from runtime.positions import Place
 from runtime.service import Health, Stop
 from runtime.settings import Settings
@@ -378,6 +379,8 @@ def serve(settings: Settings, health: Health, stop: Stop) -> None:
     topics = [REQUESTS.for_model(name) for name in load_specs(settings.models_dir)]
     if topics and existing_topics(settings, topics, health, stop, every=False) is None:
         return
+
+    keep_freed()
 
     async def main() -> None:
         gateway = Gateway(settings, health)
