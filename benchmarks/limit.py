@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle, islice
@@ -22,6 +23,7 @@ import numpy as np
 from confluent_kafka import Message, TopicPartition
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
+from inference.regions import LEAST_BYTES, Region, aligned
 from runtime.headers import Headers
 from runtime.kafka import consumer, gather
 from runtime.settings import load_settings
@@ -89,7 +91,7 @@ class Loop:
         self._consumer.subscribe([plan.requests])
         self._producer = TransactionalProducer(settings, GROUP, **{"linger.ms": 0.5})
         self._triton = InferenceServerClient(settings.triton_grpc_url)
-        self._inputs = [_input(tensor) for tensor in plan.tensors]
+        self._region, self._inputs = _inputs(self._triton, plan.tensors)
         self._outputs = [InferRequestedOutput(SCORES)]
         self._parameters = {ARTIFACT_PARAMETER: plan.artifact}
         self._values = cycle(plan.prediction_values)
@@ -112,6 +114,8 @@ class Loop:
         self._wait_committed()
         self._consumer.close()
         self._producer.close()
+        if self._region:
+            self._triton.unregister_system_shared_memory(self._region.name)
 
     def _ask(self, messages: list[Message]) -> tuple[list[Message], list[Any]]:
         calls = []
@@ -174,10 +178,25 @@ def _resolver(answered: Future[Any]) -> Any:
     return resolve
 
 
-def _input(tensor: Tensor) -> Any:
-    made = InferInput(tensor.name, tensor.shape, tensor.datatype)
-    made.set_data_from_numpy(np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape))
-    return made
+def _inputs(client: InferenceServerClient, tensors: Sequence[Tensor]) -> tuple[Region | None, list[Any]]:
+    """The same inputs for every call, where the gateway would have them: in shared memory, if they are large."""
+    arrays = {t.name: np.frombuffer(t.data, t.dtype).reshape(t.shape) for t in tensors}
+    region, places = None, {}
+    size_bytes = sum(aligned(array.nbytes) for array in arrays.values())
+    if size_bytes >= LEAST_BYTES:
+        region = Region(f"tidemill-{GROUP}-{uuid.uuid4().hex}", size_bytes)
+        places = region.write(arrays)
+        client.register_system_shared_memory(region.name, f"/{region.name}", size_bytes)
+        region.unlink()
+    inputs = []
+    for tensor in tensors:
+        made, array = InferInput(tensor.name, tensor.shape, tensor.datatype), arrays[tensor.name]
+        if region:
+            made.set_shared_memory(region.name, array.nbytes, places[tensor.name])
+        else:
+            made.set_data_from_numpy(array)
+        inputs.append(made)
+    return region, inputs
 
 
 if __name__ == "__main__":

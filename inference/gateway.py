@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HELD_RECORDS: Final = 65_536
-HELD_BYTES: Final = 32 * 1024 * 1024
+HELD_BYTES: Final = 24 * 1024 * 1024
 """Polled and uncommitted records of one model, beyond which no more are polled."""
 READY_BYTES: Final = 24 * 1024 * 1024
 """Outputs that are not committed, beyond which no more are made: a small request may have a large observation."""
@@ -85,7 +85,7 @@ class Gateway:
         self._served = models
         self._models = {topic: model for model in models for topic in (model.requests, model.redrives)}
         """By topic: what operators send again is served like what producers send."""
-        self._triton = Triton(settings.triton_grpc_url)
+        self._triton = Triton(settings.triton_grpc_url, f"{GROUP}-{settings.slot}")
         self._routes = Routes(settings, health, self._triton, {model.spec.name: model for model in models})
         self._inference = Inference(self._triton, health, self._tracer)
         self._progress = Progress()

@@ -21,7 +21,7 @@ from schemas.topics import PREDICTIONS, REDRIVES, REQUESTS
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
 """Request bytes in a micro-batch, about; large texts make smaller batches."""
-BATCH_NUMBERS: Final = 1 << 20
+BATCH_NUMBERS: Final = 1 << 19
 """Numbers in a micro-batch. Wide rows make smaller batches: as tensors, in a call and in observations they are held several times over."""
 MANY_ROWS: Final = 4_096
 """So many within a model's patience are worth waiting for: what a transaction costs gateway, broker, sink and worker once is as much as
@@ -119,7 +119,7 @@ def batch_rows(spec: ModelSpec) -> int:
     >>> from schemas.spec import FloatFeature
     >>> [batch_rows(ModelSpec(name="m", task="regression", module="m:M", features={f"x{i}": FloatFeature() for i in range(width)}))
     ...     for width in (8, 784)]
-    [4096, 1337]
+    [4096, 668]
     """
     return min(spec.serve.max_batch_rows, max(1, BATCH_NUMBERS // max(1, len(spec.numbers))))
 

@@ -16,7 +16,7 @@ from inference.admit import Admitted
 from inference.infer import Answer
 from inference.rows import Rows
 from runtime.telemetry import trace_id
-from schemas.arrow import F32S, MS, OBSERVATIONS, STRINGS, UUID, encode_batch
+from schemas.arrow import F32S, MS, OBSERVATIONS, STRINGS, UUID, batch_buffer
 from schemas.errors import Rejection
 from schemas.identity import Run
 from schemas.spec import ModelSpec
@@ -192,14 +192,14 @@ def _refused(
     )
 
 
-def observation_values(batch: pa.RecordBatch, row_of: NDArray[np.int64]) -> list[bytes]:
+def observation_values(batch: pa.RecordBatch, row_of: NDArray[np.int64]) -> list[pa.Buffer]:
     """One Kafka value, or as many as it takes to keep each below the topic's limit; `row_of` as `observation_rows` told it.
 
     What the arms said of one row stays together: whoever reads the record sees all of them, or none.
     """
     # What is larger as columns than a record may be need not be encoded to know it.
     if batch.num_rows <= 1 or batch.nbytes <= RECORD_LIMIT_BYTES:
-        value = encode_batch(batch)
+        value = batch_buffer(batch)
         if batch.num_rows <= 1 or len(value) <= RECORD_LIMIT_BYTES:
             return [value]
     return [value for half in _halves(batch, row_of) for value in observation_values(*half)]

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
@@ -66,7 +67,7 @@ class Output:
     keys: list[bytes | None]
     headers: dict[int, Headers]
     """Of the predictions that have any."""
-    observations: list[bytes]
+    observations: list[pa.Buffer]
     """Arrow IPC streams."""
     observation_headers: Headers
     dead_letters: list[DeadLetter]

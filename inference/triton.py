@@ -6,9 +6,10 @@ from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException
 
+from inference.regions import Region, Regions, is_forgotten
 from schemas.errors import Outage, TidemillError
 from schemas.spec import ModelSpec
 from schemas.tensors import ARTIFACT_PARAMETER, SCORES, UNLOAD_PARAMETER, input_tensors
@@ -45,9 +46,11 @@ class InferenceFailed(TidemillError):
 class Triton:
     """One gRPC channel to the server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, owner: str = "") -> None:
+        """`owner` names who shares memory with the server, in one process at a time; without one all tensors are sent."""
         self._client = InferenceServerClient(url, channel_args=_CHANNEL)
         self._output = InferRequestedOutput(SCORES)
+        self._regions = Regions(self._client, owner) if owner else None
 
     async def infer(
         self, spec: ModelSpec, artifact: str, tensors: dict[str, NDArray[Any]], rows: int, unload: str = ""
@@ -58,19 +61,16 @@ class Triton:
             Outage: not reachable, not ready, or no answer within `spec.serve.timeout_ms`.
             InferenceFailed: the model failed, or its answer has a wrong shape or type.
         """
-        inputs = []
-        for wanted in input_tensors(spec):
-            tensor = InferInput(wanted.name, list(tensors[wanted.name].shape), wanted.datatype)
-            tensor.set_data_from_numpy(tensors[wanted.name])
-            inputs.append(tensor)
         parameters = {ARTIFACT_PARAMETER: artifact} | ({UNLOAD_PARAMETER: unload} if unload else {})
-        timeout_ms = spec.serve.timeout_ms
         try:
-            result = await self._client.infer(
-                spec.name, inputs, outputs=[self._output], parameters=parameters, client_timeout=timeout_ms / 1000,
-                # The client's deadline does not stop an execution that waits in the server's queue; this does.
-                timeout=timeout_ms * 1000,
-            )  # fmt: skip
+            try:
+                result = await self._ask(spec, tensors, parameters)
+            except InferenceServerException as error:
+                if self._regions is None or not is_forgotten(error):
+                    raise
+                # It was restarted since it was asked last: that is no failure of these rows.
+                self._regions.forget()
+                result = await self._ask(spec, tensors, parameters)
         except InferenceServerException as error:
             raise _meaning(spec.name, artifact, error) from None
         scores = result.as_numpy(SCORES)
@@ -81,9 +81,42 @@ class Triton:
             )
         return cast("NDArray[np.float32]", scores)
 
+    async def _ask(
+        self, spec: ModelSpec, tensors: dict[str, NDArray[Any]], parameters: dict[str, str]
+    ) -> InferResult:
+        region = await self._regions.borrow(tensors.values()) if self._regions else None
+        try:
+            timeout_ms = spec.serve.timeout_ms
+            return await self._client.infer(
+                spec.name, _inputs(spec, tensors, region), outputs=[self._output], parameters=parameters,
+                client_timeout=timeout_ms / 1000,
+                # The client's deadline does not stop an execution that waits in the server's queue; this does.
+                timeout=timeout_ms * 1000,
+            )  # fmt: skip
+        finally:
+            if self._regions and region:
+                self._regions.give_back(region)
+
     async def close(self) -> None:
         """Close the channel."""
+        if self._regions:
+            await self._regions.close()
         await self._client.close()
+
+
+def _inputs(spec: ModelSpec, tensors: dict[str, NDArray[Any]], region: Region | None) -> list[InferInput]:
+    """The tensors of a call, in it or in `region`."""
+    places = region.write(tensors) if region else {}
+    inputs = []
+    for wanted in input_tensors(spec):
+        array = tensors[wanted.name]
+        tensor = InferInput(wanted.name, list(array.shape), wanted.datatype)
+        if region:
+            tensor.set_shared_memory(region.name, array.nbytes, places[wanted.name])
+        else:
+            tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
 
 
 def _meaning(model: str, artifact: str, error: InferenceServerException) -> TidemillError:

@@ -6,6 +6,7 @@ Every mistake is one line: file, key, what was found, what was expected.
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -91,7 +92,7 @@ class Serve(_Table, frozen=True):
     hosting: Literal["shared"] = "shared"
     """shared: one Triton model hosts all versions in one process, chosen by a request parameter."""
     max_batch_rows: Positive = 4096
-    """Most rows of a micro-batch; fewer where rows are wide, so that it has at most a million numbers."""
+    """Most rows of a micro-batch; fewer where rows are wide, so that it has at most half a million numbers."""
     latency_budget_ms: Positive = 200
     """How long a row may wait for company. Where many come, 4,096 within half of this: half of it for its micro-batch, half for its
     transaction. Where few come: a tenth of it for its micro-batch while another is under way, and for no transaction."""
@@ -195,7 +196,7 @@ class Rollout(_Table, frozen=True):
     keep_updates: Positive = 20
 
 
-class ModelSpec(_Table, frozen=True):
+class ModelSpec(_Table, frozen=True, dict=True):
     """One model: what comes in, what goes out, how it is served, watched, trained and rolled out."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -213,12 +214,12 @@ class ModelSpec(_Table, frozen=True):
     train: Train = Train()
     rollout: Rollout = Rollout()
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[str, ...]:
         """Names of the features kept in an observation's `numbers`, in order: float, int and bool."""
         return tuple(name for name, feature in self.features.items() if isinstance(feature, Numeric))
 
-    @property
+    @cached_property
     def texts(self) -> tuple[str, ...]:
         """Names of the features kept in an observation's `texts`, in order: category and text."""
         return tuple(name for name, feature in self.features.items() if not isinstance(feature, Numeric))

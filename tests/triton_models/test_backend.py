@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,14 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from compose.embedded.ports import free_ports
-from compose.embedded.process import NotReady, dying_with_parent
-from compose.embedded.triton import Triton
 from runtime.artifacts import ArtifactStore
 from schemas.artifact import WEIGHTS
 from schemas.tensors import ARTIFACT_PARAMETER, SCORES, UNLOAD_PARAMETER
 from tests.triton_models.artifacts import Version, write_toy, write_version
+from tests.triton_models.serving import DEADLINE_SEC, described, started
 from tests.waiting import until
-from triton_models.triton_config import write_repository
 
 pytestmark = pytest.mark.stack
-DEADLINE_SEC = 60.0
 
 
 class Server:
@@ -81,29 +76,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("backend")
     models_dir, artifacts_dir = folder / "models", folder / "artifacts"
     write_toy(models_dir)
-    http, grpc, metrics = free_ports(3)
-    process = Triton(
-        "127.0.0.1", http, grpc, metrics, folder / "repository",
-        lambda repository: write_repository(models_dir, artifacts_dir, repository),
-    )  # fmt: skip
-    start = process.start()
-    log = folder / "log"
-    with log.open("wb") as output:
-        running = subprocess.Popen(
-            start.argv,
-            env={**start.environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            preexec_fn=dying_with_parent(),
-        )
-    try:
-        until(lambda: _is_ready(process, running, log), "it is ready")
-        server = Server(models_dir, ArtifactStore(artifacts_dir), grpc)
+    process = described(folder, models_dir, artifacts_dir)
+    with started(process, folder / "log"):
+        server = Server(models_dir, ArtifactStore(artifacts_dir), process.grpc_port)
         yield server
         server.close()
-    finally:
-        running.terminate()
-        running.wait(DEADLINE_SEC)
 
 
 def test_two_versions_answer_by_parameter_as_torch_does_here(server: Server) -> None:
@@ -218,15 +195,6 @@ def test_an_unloaded_version_is_loaded_again_when_it_is_asked_for(server: Server
     assert server.calls("loads") == loads
     assert np.array_equal(server.infer(two), two.scores)
     assert server.calls("loads") == loads + 1
-
-
-def _is_ready(process: Triton, running: subprocess.Popen[bytes], log: Path) -> bool:
-    assert running.poll() is None, log.read_text()
-    try:
-        process.ready()
-    except (NotReady, OSError):
-        return False
-    return True
 
 
 def _inputs(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
