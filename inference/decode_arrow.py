@@ -38,6 +38,10 @@ class ArrowDecoder:
         """The newest schema that fits: producers hardly ever change theirs, and looking through hundreds of columns takes time."""
         self._at_once = False
         """Whether all its numbers are floats of one width, which are read at once."""
+        self._chosen = False
+        """Whether it has other columns too, or in another order."""
+        self._repeated: list[str] = []
+        """Its dictionary-encoded texts."""
 
     def decode(
         self, batch: pa.RecordBatch
@@ -46,11 +50,9 @@ class ArrowDecoder:
         spec, n = self._spec, batch.num_rows
         try:
             _check_values(batch)
-            _check_repeated(batch)
             if self._checked is None or not batch.schema.equals(self._checked):
-                _check_schema(spec, batch.schema)
-                self._checked = batch.schema
-                self._at_once = not self._whole and _all_of_one_float(batch.schema, self._numbers)
+                self._check(batch.schema)
+            _check_repeated(batch, self._repeated)
         except Rejection as rejection:
             return empty(spec), np.zeros(0, np.int64), dict.fromkeys(range(n), rejection), {}
         given = _request_ids(batch)
@@ -80,11 +82,24 @@ class ArrowDecoder:
             columns = columns.take(accepted)
         return columns, accepted, rejections, given
 
+    def _check(self, schema: pa.Schema) -> None:
+        """Raises `Rejection` for a schema that does not fit; keeps what was found out of one that does."""
+        _check_schema(self._spec, schema)
+        names = schema.names
+        self._checked = schema
+        self._at_once = not self._whole and _all_of_one_float(schema, self._numbers)
+        self._chosen = names != self._numbers
+        self._repeated = [
+            name
+            for name, kind in zip(names, schema.types, strict=True)
+            if pa.types.is_dictionary(kind) and _is_text(kind)
+        ]
+
     def _read_numbers(self, batch: pa.RecordBatch) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Numeric features [rows, width], missing as NaN; and the rows in which a whole number is none."""
         if self._at_once:
-            tensor = batch.select(self._numbers).to_tensor(null_to_nan=True)
-            return tensor.to_numpy(), np.zeros(batch.num_rows, bool)
+            columns = batch.select(self._numbers) if self._chosen else batch
+            return columns.to_tensor(null_to_nan=True).to_numpy(), np.zeros(batch.num_rows, bool)
         return _numbers(self._spec, batch)
 
 
@@ -163,16 +178,16 @@ def _numbers(spec: ModelSpec, batch: pa.RecordBatch) -> tuple[NDArray[Any], NDAr
     return numbers, bad
 
 
-def _check_repeated(batch: pa.RecordBatch) -> None:
+def _check_repeated(batch: pa.RecordBatch, names: list[str]) -> None:
     """Refuse dictionaries whose texts would take too much room once each row has its own."""
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
-            lengths = pc.binary_length(column.dictionary).take(column.indices)
-            total = pc.sum(lengths).as_py() or 0
-            if total > ARROW_UNPACKED_BYTES:
-                raise Rejection(
-                    "oversized", name, f"at most {ARROW_UNPACKED_BYTES} bytes of text", f"found {total} bytes"
-                )
+    for name in names:
+        column = batch.column(name)
+        lengths = pc.binary_length(column.dictionary).take(column.indices)
+        total = pc.sum(lengths).as_py() or 0
+        if total > ARROW_UNPACKED_BYTES:
+            raise Rejection(
+                "oversized", name, f"at most {ARROW_UNPACKED_BYTES} bytes of text", f"found {total} bytes"
+            )
 
 
 def _texts(batch: pa.RecordBatch, name: str, n: int) -> pa.StringArray:

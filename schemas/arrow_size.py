@@ -45,6 +45,19 @@ def unpacked_bytes(value: bytes) -> int:
     return total
 
 
+def first_message_bytes(value: bytes) -> int:
+    """Bytes of a stream's first message, which has no body: the schema. 0: there is none.
+
+    Raises:
+        ValueError: it ends before its size.
+    """
+    if len(value) < 8:
+        return 0
+    first, second = _read("<II", value, 0)
+    end = 8 + second if first == _CONTINUES else 4 + first
+    return end if end <= len(value) else 0
+
+
 def _body_bytes(message: _Table, value: bytes, body: int, packed_bytes: int) -> int:
     batch = message.table(_HEADER)
     if batch is not None and message.scalar("<B", _HEADER_TYPE) == _DICTIONARY_BATCH:

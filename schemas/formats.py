@@ -6,11 +6,12 @@ be read as Arrow, or that is too large, is one row, which is rejected.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 import pyarrow as pa
 
-from schemas.arrow_size import unpacked_bytes
+from schemas.arrow_size import first_message_bytes, unpacked_bytes
 from schemas.errors import Rejection
 from schemas.spec import ModelSpec
 
@@ -36,6 +37,8 @@ ARROW_UNPACKED_BYTES: Final = 16 * 1024 * 1024
 """Largest once its compressed buffers are unpacked: a few kilobytes can say that they are gigabytes."""
 ARROW_ROWS: Final = 8192
 _ARROW_SCORES: Final = 512 * 1024
+_KEPT_SCHEMA_BYTES: Final = 256 * 1024
+_KEPT_SCHEMAS: Final = 16
 
 
 def format_of(content_type: str) -> Format | None:
@@ -68,8 +71,7 @@ def read_arrow(value: bytes, limit_rows: int) -> pa.RecordBatch:
             raise Rejection(
                 "oversized", "", f"at most {ARROW_UNPACKED_BYTES} bytes unpacked", f"found {unpacked} bytes"
             )
-        with pa.ipc.open_stream(value) as reader:
-            batches = list(reader)
+        batches = _batches(value)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Rejection("undecodable", "", "an Arrow IPC stream", str(error)[:200]) from None
     rows = sum(batch.num_rows for batch in batches)
@@ -78,6 +80,30 @@ def read_arrow(value: bytes, limit_rows: int) -> pa.RecordBatch:
     if rows == 0:
         raise Rejection("undecodable", "", "an Arrow IPC stream with rows", "found none")
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def _batches(value: bytes) -> list[pa.RecordBatch]:
+    """The batches of a stream. A schema of hundreds of columns takes longer to read than their values, and a producer's is always the same."""
+    start = first_message_bytes(value)
+    schema = _schema(value[:start]) if 0 < start <= _KEPT_SCHEMA_BYTES else None
+    if schema is None:
+        with pa.ipc.open_stream(value) as reader:
+            return list(reader)
+    messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(value)[start:])
+    return [pa.ipc.read_record_batch(message, schema) for message in messages]
+
+
+@lru_cache(_KEPT_SCHEMAS)
+def _schema(message: bytes) -> pa.Schema | None:
+    """What a stream's first message says; None where dictionaries follow it, which only a stream's reader puts together."""
+    schema = pa.ipc.read_schema(pa.py_buffer(message))
+    return None if any(_has_dictionary(kind) for kind in schema.types) else schema
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) or any(
+        _has_dictionary(kind.field(place).type) for place in range(kind.num_fields)
+    )
 
 
 def request_rows(value: bytes | None, content_type: str, limit_rows: int) -> int:

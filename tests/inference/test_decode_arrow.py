@@ -168,6 +168,39 @@ def test_the_unpacked_size_is_what_the_reader_allocates(codec: str | None) -> No
     assert 0 <= unpacked_bytes(packed(wide, codec)) - wide.nbytes < 20 * 64
 
 
+def test_a_schema_that_was_read_before_is_taken_for_no_other() -> None:
+    first, other = batch(2), batch(3, x=pa.array([1.0, 0.5, 0.0]))
+    coloured = batch(2, colour=pa.array(["red", "blue"]).dictionary_encode())
+    nested = pa.record_batch({"x": pa.array([["a"], []], pa.list_(pa.dictionary(pa.int8(), pa.string())))})
+    for _ in range(2):
+        for given_batch in (first, other, coloured, nested):
+            assert read_arrow(stream(given_batch), 10).equals(given_batch)
+    assert read_arrow(stream(first, first), 10).equals(pa.concat_batches([first, first]))
+
+
+@given(st.data())
+def test_a_stream_of_a_stranger_is_read_as_arrows_own_reader_does(data: st.DataObject) -> None:
+    value = bytearray(stream(batch(3), batch(2)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(0, len(value)))
+    try:
+        with pa.ipc.open_stream(bytes(value[:end])) as reader:
+            expected = pa.Table.from_batches(list(reader), reader.schema)
+    except (pa.ArrowException, OSError, ValueError):
+        expected = None
+    if expected is not None and not 0 < expected.num_rows <= 10:
+        expected = None
+    try:
+        found = read_arrow(bytes(value[:end]), 10)
+    except Rejection:
+        found = None
+    assert (found is None) == (expected is None)
+    if found is not None and expected is not None:
+        assert found.num_rows == expected.num_rows
+        assert found.schema.equals(expected.schema)
+
+
 @given(st.data())
 def test_metadata_of_a_stranger_is_a_size_or_no_arrow(data: st.DataObject) -> None:
     value = bytearray(packed(batch(3, text=pa.array(["a", "b", "a"]).dictionary_encode()), "zstd"))
