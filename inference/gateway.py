@@ -53,7 +53,7 @@ from schemas.topics import REQUESTS
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-HELD_RECORDS: Final = 65_536
+HELD_RECORDS: Final = 32_768
 HELD_BYTES: Final = 24 * 1024 * 1024
 """Polled and uncommitted records of one model, beyond which no more are polled."""
 READY_BYTES: Final = 24 * 1024 * 1024
