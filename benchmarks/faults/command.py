@@ -238,8 +238,9 @@ class Run:
                 client, self._seed, load.ledger.sent, patience.labels_sec, patience.still_sec
             )
             letters.wait_for_orphans(
-                client, load.ledger, self._given_up_ms, patience.labels_sec, patience.still_sec
-            )
+                client, load.ledger, self._orphan_after_sec, self._given_up_ms, patience.labels_sec,
+                patience.still_sec,
+            )  # fmt: skip
             wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
             world.wait_whole(self._patience.quiet_sec)
         except TimeoutError as error:

@@ -26,10 +26,15 @@ SINK_SEC: Final = 10.0
 
 
 def wait_for_orphans(
-    client: Client, ledger: Ledger, given_up_ms: int, deadline_sec: float, still_sec: float
+    client: Client,
+    ledger: Ledger,
+    orphan_after_sec: int,
+    given_up_ms: int,
+    deadline_sec: float,
+    still_sec: float,
 ) -> None:
     """Return when all feedback on nothing that was sent before `given_up_ms` is dead-lettered, or as `settled` gives up: while ClickHouse
-    was away, nobody could tell that there is nothing."""
+    was away, nobody could tell that there is nothing, and what was sent then is given up `orphan_after_sec` after it was read."""
     owed = {
         place for place, (reason, _, at_ms) in ledger.odd_feedback.items()
         if reason == ORPHAN and at_ms < given_up_ms
@@ -40,7 +45,7 @@ def wait_for_orphans(
         found = client.query(sql, parameters={"model": MODEL, "reason": ORPHAN}).result_rows
         return len(owed.difference((int(partition), int(offset)) for partition, offset in found))
 
-    settled(missing, lambda count: not count, deadline_sec, still_sec)
+    settled(missing, lambda count: not count, orphan_after_sec + deadline_sec, orphan_after_sec + still_sec)
 
 
 def check(
