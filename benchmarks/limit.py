@@ -21,9 +21,10 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from confluent_kafka import Message, TopicPartition
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.grpc import InferenceServerClient, InferRequestedOutput
 
 from inference.regions import LEAST_BYTES, Region, aligned
+from inference.triton import infer_inputs
 from runtime.headers import Headers
 from runtime.kafka import consumer, gather
 from runtime.settings import load_settings
@@ -181,22 +182,15 @@ def _resolver(answered: Future[Any]) -> Any:
 def _inputs(client: InferenceServerClient, tensors: Sequence[Tensor]) -> tuple[Region | None, list[Any]]:
     """The same inputs for every call, where the gateway would have them: in shared memory, if they are large."""
     arrays = {t.name: np.frombuffer(t.data, t.dtype).reshape(t.shape) for t in tensors}
-    region, places = None, {}
+    region = None
     size_bytes = sum(aligned(array.nbytes) for array in arrays.values())
     if size_bytes >= LEAST_BYTES:
         region = Region(f"tidemill-{GROUP}-{uuid.uuid4().hex}", size_bytes)
-        places = region.write(arrays)
-        client.register_system_shared_memory(region.name, f"/{region.name}", size_bytes)
-        region.unlink()
-    inputs = []
-    for tensor in tensors:
-        made, array = InferInput(tensor.name, tensor.shape, tensor.datatype), arrays[tensor.name]
-        if region:
-            made.set_shared_memory(region.name, array.nbytes, places[tensor.name])
-        else:
-            made.set_data_from_numpy(array)
-        inputs.append(made)
-    return region, inputs
+        try:
+            client.register_system_shared_memory(region.name, f"/{region.name}", size_bytes)
+        finally:
+            region.unlink()
+    return region, infer_inputs({t.name: t.datatype for t in tensors}, arrays, region)
 
 
 if __name__ == "__main__":

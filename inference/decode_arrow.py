@@ -38,9 +38,9 @@ class ArrowDecoder:
         """The newest schema that fits: producers hardly ever change theirs, and looking through hundreds of columns takes time."""
         self._at_once = False
         """Whether all its numbers are floats of one width, which are read at once."""
-        self._chosen = False
+        self._must_select = False
         """Whether it has other columns too, or in another order."""
-        self._repeated: list[str] = []
+        self._dictionaries: list[str] = []
         """Its dictionary-encoded texts."""
 
     def decode(
@@ -52,7 +52,7 @@ class ArrowDecoder:
             _check_values(batch)
             if self._checked is None or not batch.schema.equals(self._checked):
                 self._check(batch.schema)
-            _check_repeated(batch, self._repeated)
+            _check_repeated(batch, self._dictionaries)
         except Rejection as rejection:
             return empty(spec), np.zeros(0, np.int64), dict.fromkeys(range(n), rejection), {}
         given = _request_ids(batch)
@@ -88,8 +88,8 @@ class ArrowDecoder:
         names = schema.names
         self._checked = schema
         self._at_once = not self._whole and _all_of_one_float(schema, self._numbers)
-        self._chosen = names != self._numbers
-        self._repeated = [
+        self._must_select = names != self._numbers
+        self._dictionaries = [
             name
             for name, kind in zip(names, schema.types, strict=True)
             if pa.types.is_dictionary(kind) and _is_text(kind)
@@ -98,7 +98,7 @@ class ArrowDecoder:
     def _read_numbers(self, batch: pa.RecordBatch) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Numeric features [rows, width], missing as NaN; and the rows in which a whole number is none."""
         if self._at_once:
-            columns = batch.select(self._numbers) if self._chosen else batch
+            columns = batch.select(self._numbers) if self._must_select else batch
             return columns.to_tensor(null_to_nan=True).to_numpy(), np.zeros(batch.num_rows, bool)
         return _numbers(self._spec, batch)
 

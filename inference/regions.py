@@ -1,6 +1,6 @@
 """Memory that is shared with Triton: large tensors are written where the server reads them, instead of being sent.
 
-On its way through gRPC a tensor is copied five times and sent through a socket. A call with 668 rows of 784 numbers costs client and
+On its way through gRPC a tensor is copied five times and sent through a socket. A call with 1,337 rows of 784 numbers costs client and
 server 9 µs of CPU a row so, and 3.5 through shared memory; one with 4,096 rows of 8 costs the same either way, and smaller ones are sent.
 
 A region is only ever written between two calls of ours. A call that was given up may still be read by the server when its region is used
@@ -32,7 +32,6 @@ FOLDER: Final = Path("/dev/shm")
 """Where shm_open(3) looks for names."""
 _ALIGNED_BYTES: Final = 64
 _TIMEOUT_SEC: Final = 5.0
-_FORGOTTEN: Final = "Unable to find"
 _AWAY: Final = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
 
 
@@ -100,44 +99,45 @@ class Regions:
             small = self._free.pop()
             self._known.discard(small)
             await self._unregister(small.name)
-        if self._is_first:
-            await self._remove_predecessors()
-            self._is_first = False
-        return await self._made(max(REGION_BYTES, size_bytes))
+        try:
+            if self._is_first:
+                await self._remove_predecessors()
+                self._is_first = False
+            return await self._made(max(REGION_BYTES, size_bytes))
+        except InferenceServerException as error:
+            if str(error.status()) in _AWAY:
+                raise
+            self._refuse(str(error.message()))
+        except OSError as error:
+            self._refuse(f"{FOLDER}: {error.strerror}")
+        return None
 
     def give_back(self, region: Region) -> None:
         """No call of ours needs it any more."""
         if region in self._known:
             self._free.append(region)
 
-    def forget(self) -> None:
-        """The server was restarted, and knows none of them."""
-        self._known.clear()
-        self._free.clear()
-        self._refused = False
+    def forget(self, region: Region) -> None:
+        """The server does not know it: it was restarted, and knows none that it was told of before."""
+        if region in self._known:
+            self._known.clear()
+            self._free.clear()
 
     async def close(self) -> None:
         """Let the server forget them."""
         while self._free:
             await self._unregister(self._free.pop().name)
 
-    async def _made(self, size_bytes: int) -> Region | None:
-        try:
-            region = Region(f"{self._prefix}{uuid.uuid4().hex}", size_bytes)
-        except OSError as error:
-            self._refuse(f"{FOLDER}: {error.strerror}")
-            return None
+    async def _made(self, size_bytes: int) -> Region:
+        region = Region(f"{self._prefix}{uuid.uuid4().hex}", size_bytes)
         self._known.add(region)
         try:
             await self._client.register_system_shared_memory(
                 region.name, f"/{region.name}", size_bytes, client_timeout=_TIMEOUT_SEC
             )
-        except InferenceServerException as error:
+        except BaseException:  # a call that is given up, too, leaves none that nobody would give back
             self._known.discard(region)
-            if str(error.status()) in _AWAY:
-                raise
-            self._refuse(str(error.message()))
-            return None
+            raise
         finally:
             region.unlink()
         return region
@@ -158,14 +158,14 @@ class Regions:
         try:
             await self._client.unregister_system_shared_memory(name, client_timeout=_TIMEOUT_SEC)
         except InferenceServerException as error:
-            log.info(
-                "%s: %s", name, error.message()
-            )  # it is away, or still reads it: a later start removes it
+            # It is away, or still reads it: a later start removes it.
+            log.info("%s: %s", name, error.message())
 
 
 def is_forgotten(error: InferenceServerException) -> bool:
     """Whether a call failed because the server does not know its region."""
-    return _FORGOTTEN in str(error.message()) and "shared memory region" in str(error.message())
+    message = str(error.message())
+    return "Unable to find" in message and "shared memory region" in message
 
 
 def aligned(size_bytes: int) -> int:

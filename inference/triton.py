@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import numpy as np
@@ -63,14 +64,7 @@ class Triton:
         """
         parameters = {ARTIFACT_PARAMETER: artifact} | ({UNLOAD_PARAMETER: unload} if unload else {})
         try:
-            try:
-                result = await self._ask(spec, tensors, parameters)
-            except InferenceServerException as error:
-                if self._regions is None or not is_forgotten(error):
-                    raise
-                # It was restarted since it was asked last: that is no failure of these rows.
-                self._regions.forget()
-                result = await self._ask(spec, tensors, parameters)
+            result = await self._ask(spec, tensors, parameters)
         except InferenceServerException as error:
             raise _meaning(spec.name, artifact, error) from None
         scores = result.as_numpy(SCORES)
@@ -84,18 +78,36 @@ class Triton:
     async def _ask(
         self, spec: ModelSpec, tensors: dict[str, NDArray[Any]], parameters: dict[str, str]
     ) -> InferResult:
-        region = await self._regions.borrow(tensors.values()) if self._regions else None
-        try:
-            timeout_ms = spec.serve.timeout_ms
-            return await self._client.infer(
-                spec.name, _inputs(spec, tensors, region), outputs=[self._output], parameters=parameters,
-                client_timeout=timeout_ms / 1000,
-                # The client's deadline does not stop an execution that waits in the server's queue; this does.
-                timeout=timeout_ms * 1000,
-            )  # fmt: skip
-        finally:
-            if self._regions and region:
-                self._regions.give_back(region)
+        """Ask with the tensors in shared memory, where they are large and the server knows it; else send them."""
+        regions = self._regions
+        region = await regions.borrow(tensors.values()) if regions else None
+        if regions and region:
+            try:
+                return await self._call(spec, tensors, parameters, region)
+            except InferenceServerException as error:
+                if not is_forgotten(error):
+                    raise
+                # It was restarted since it was told: no failure of these rows, which are sent. The next call tells it anew.
+                regions.forget(region)
+            finally:
+                regions.give_back(region)
+        return await self._call(spec, tensors, parameters, None)
+
+    async def _call(
+        self,
+        spec: ModelSpec,
+        tensors: dict[str, NDArray[Any]],
+        parameters: dict[str, str],
+        region: Region | None,
+    ) -> InferResult:
+        datatypes = {wanted.name: wanted.datatype for wanted in input_tensors(spec)}
+        timeout_ms = spec.serve.timeout_ms
+        return await self._client.infer(
+            spec.name, infer_inputs(datatypes, tensors, region), outputs=[self._output], parameters=parameters,
+            client_timeout=timeout_ms / 1000,
+            # The client's deadline does not stop an execution that waits in the server's queue; this does.
+            timeout=timeout_ms * 1000,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close the channel."""
@@ -104,15 +116,17 @@ class Triton:
         await self._client.close()
 
 
-def _inputs(spec: ModelSpec, tensors: dict[str, NDArray[Any]], region: Region | None) -> list[InferInput]:
-    """The tensors of a call, in it or in `region`."""
+def infer_inputs(
+    datatypes: Mapping[str, str], tensors: Mapping[str, NDArray[Any]], region: Region | None
+) -> list[InferInput]:
+    """The tensors of a call, in it or in `region`, by Triton's names of their types."""
     places = region.write(tensors) if region else {}
     inputs = []
-    for wanted in input_tensors(spec):
-        array = tensors[wanted.name]
-        tensor = InferInput(wanted.name, list(array.shape), wanted.datatype)
+    for name, datatype in datatypes.items():
+        array = tensors[name]
+        tensor = InferInput(name, list(array.shape), datatype)
         if region:
-            tensor.set_shared_memory(region.name, array.nbytes, places[wanted.name])
+            tensor.set_shared_memory(region.name, array.nbytes, places[name])
         else:
             tensor.set_data_from_numpy(array)
         inputs.append(tensor)

@@ -46,11 +46,7 @@ def unpacked_bytes(value: bytes) -> int:
 
 
 def first_message_bytes(value: bytes) -> int:
-    """Bytes of a stream's first message, which has no body: the schema. 0: there is none.
-
-    Raises:
-        ValueError: it ends before its size.
-    """
+    """Bytes of a stream's first message, which has no body: the schema. 0: it is not all there."""
     if len(value) < 8:
         return 0
     first, second = _read("<II", value, 0)

@@ -44,7 +44,9 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         self.sent = self.shared = 0
         self.refusal: grpc.StatusCode | None = None
         self.held: asyncio.Event | None = None
+        self.telling: asyncio.Event | None = None
         self.holds = asyncio.Event()
+        self.knows_none = False
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802  the protocol's name
         if request.raw_input_contents:
@@ -54,13 +56,13 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             self.shared += 1
             place = request.inputs[0].parameters
             name = place["shared_memory_region"].string_param
+            if self.held:
+                self.holds.set()
+                await self.held.wait()
             if name not in self.regions:
                 await context.abort(
                     grpc.StatusCode.NOT_FOUND, f"Unable to find system shared memory region: '{name}'"
                 )
-            if self.held:
-                self.holds.set()
-                await self.held.wait()
             size, at = place["shared_memory_byte_size"].int64_param, place["shared_memory_offset"].int64_param
             x = np.frombuffer(self.regions[name][at : at + size], np.float32)
         response = service_pb2.ModelInferResponse(model_name="toy", model_version="1")
@@ -70,13 +72,18 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 
     async def SystemSharedMemoryRegister(self, request: Any, context: Context) -> Any:  # noqa: N802
         self.registered.append(request.name)
+        if self.telling:
+            self.holds.set()
+            await self.telling.wait()
         if self.refusal:
             await context.abort(self.refusal, f"Unable to open shared memory region: '{request.key}'")
         with (FOLDER / request.key.lstrip("/")).open("r+b") as file:
             self.regions[request.name] = mmap.mmap(file.fileno(), request.byte_size)
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
-    async def SystemSharedMemoryStatus(self, _request: Any, _context: Context) -> Any:  # noqa: N802
+    async def SystemSharedMemoryStatus(self, _request: Any, context: Context) -> Any:  # noqa: N802
+        if self.knows_none:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no shared memory here")
         found = service_pb2.SystemSharedMemoryStatusResponse()
         for name in self.regions:
             found.regions[name].name = name
@@ -115,6 +122,11 @@ def numbers(count: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).random(count, dtype=np.float32)
 
 
+def mapped() -> int:
+    """How often this process has a region in its memory."""
+    return Path("/proc/self/maps").read_text().count(f"tidemill-{OWNER}-")
+
+
 def test_large_tensors_are_shared_and_small_ones_sent() -> None:
     async def use(triton: Triton, server: Server) -> None:
         await ask(triton, numbers(LARGE))
@@ -143,13 +155,59 @@ def test_a_call_that_is_too_large_for_a_free_region_takes_its_place() -> None:
     run(use)
 
 
-def test_a_server_that_was_restarted_is_told_anew_and_it_is_no_outage() -> None:
+def test_a_server_that_was_restarted_is_sent_what_it_cannot_find_and_told_anew() -> None:
     async def use(triton: Triton, server: Server) -> None:
-        for turn in range(2):
+        for turn in range(3):
             await asyncio.gather(*(ask(triton, numbers(LARGE, seed)) for seed in range(2)))
             server.regions.clear()
-            assert len(server.registered) == 2 * (turn + 1)
+            assert (len(server.registered), server.sent) == (2 * (turn + 1), 2 * turn)
+            await asyncio.gather(*(ask(triton, numbers(LARGE, seed)) for seed in range(2)))
+            await asyncio.gather(*(ask(triton, numbers(LARGE, seed)) for seed in range(2)))
+
+    run(use)
+
+
+def test_who_hears_late_that_it_was_restarted_forgets_nothing_that_was_told_since() -> None:
+    async def use(triton: Triton, server: Server) -> None:
+        await asyncio.gather(*(ask(triton, numbers(LARGE, seed)) for seed in range(2)))
+        server.held = asyncio.Event()
+        late = asyncio.create_task(ask(triton, numbers(LARGE)))
+        await server.holds.wait()
+        held, server.held = server.held, None
+        server.regions.clear()
+        await ask(triton, numbers(LARGE, 1))
+        await ask(triton, numbers(LARGE, 2))
+        assert (len(server.registered), server.sent) == (3, 1)
+        held.set()
+        await late
+        await ask(triton, numbers(LARGE, 3))
+        assert (len(server.registered), len(server.regions), server.sent) == (3, 1, 2)
+
+    run(use)
+
+
+def test_a_call_that_is_given_up_while_the_server_is_told_leaves_nothing() -> None:
+    async def use(triton: Triton, server: Server) -> None:
+        server.telling = asyncio.Event()
+        given_up = asyncio.create_task(ask(triton, numbers(LARGE)))
+        await server.holds.wait()
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        server.telling = None
         await ask(triton, numbers(LARGE))
+        assert (server.shared, len(server.regions)) == (1, 1)
+        assert mapped() == 2, "one region, here and in the server"
+
+    run(use)
+
+
+def test_to_a_server_without_shared_memory_all_is_sent() -> None:
+    async def use(triton: Triton, server: Server) -> None:
+        server.knows_none = True
+        for _ in range(2):
+            await ask(triton, numbers(LARGE))
+        assert (server.registered, server.sent) == ([], 2)
 
     run(use)
 
@@ -253,10 +311,10 @@ def test_triton_answers_from_shared_memory_as_it_answers_what_is_sent_also_after
                 await triton.infer(spec, version.artifact, tensors, len(expected))
             with started(process, tmp_path / "log"):
                 await asyncio.wait_for(_reached(triton, same), 30)
-                assert await same(triton) == 1
+                assert await same(triton) == 1, "what it does not know is sent once, and then it is told"
                 successor = Triton(url, OWNER)
                 assert await same(successor) == 1, "what the one before it had is removed"
-                assert await same(triton) == 2, "and it takes another region"
+                assert [await same(triton), await same(triton)] == [1, 2], "and it takes another region"
                 await successor.close()
         finally:
             await triton.close()
