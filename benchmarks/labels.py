@@ -78,6 +78,7 @@ def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
     per_sec: list[float] = []
     alone: list[float] = []
     cpu: dict[str, list[float]] = {"labels": [], "clickhouse": [], "kafka": []}
+    labelled: set[str] = set()
     with bench([MODEL]) as at, at.clickhouse() as client:
         deploy(at.settings, MODEL, seed=seed)
         _load(client, predictions, seed)
@@ -88,7 +89,9 @@ def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
                 progress(f"turn {turn + 1} of {turns}: {labels:,} labels")
                 alone.append(_look_ups(client, _chosen(client, labels, seed + turns + turn)))
                 progress(f"    {alone[-1]:,.0f} labels/s by the look-ups alone")
-                pool = _labels(_chosen(client, labels, seed + turn), seed + turn)
+                ids = _chosen(client, labels, seed + turn)
+                labelled.update(ids)
+                pool = _labels(ids, seed + turn)
                 backlog = produce_backlog(at.settings, FEEDBACK.for_model(MODEL), pool, labels)
                 stage = Service(at, "labels")
                 with running(stage), closing(Committed(at.settings, GROUP, backlog)) as committed:
@@ -102,7 +105,7 @@ def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:
                 for name, values in cpu.items():
                     values.append(run.cpu_us_per_row(name))
                 progress(f"    {run.rows_per_sec:,.0f} labels/s")
-        _check(client, min(predictions, labels) * turns)
+        _check(client, len(labelled))
     figures: dict[str, Any] = {
         "labels_per_s": median(per_sec),
         "lookups_per_s": median(alone),
@@ -169,13 +172,10 @@ def _look_ups(client: Client, ids: Sequence[str]) -> float:
     return len(ids) / (time.monotonic() - started)
 
 
-def _check(client: Client, at_most: int) -> None:
-    """Labels were joined, and no orphans made. Raises `StageFailed`."""
+def _check(client: Client, labelled: int) -> None:
+    """Every prediction that was labelled has an outcome, and no other. Raises `StageFailed`."""
     deadline = time.monotonic() + 30
-    while True:
-        found = count(client, "SELECT uniqExact(prediction_id) FROM internal.outcomes")
-        if 0.9 * at_most <= found <= at_most:
-            return
+    while (found := count(client, "SELECT uniqExact(prediction_id) FROM internal.outcomes")) != labelled:
         if time.monotonic() > deadline:
-            raise StageFailed(f"{found:,} predictions have an outcome, expected about {at_most:,}")
+            raise StageFailed(f"{found:,} predictions have an outcome, and {labelled:,} were labelled")
         time.sleep(0.2)
