@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import rows
 from benchmarks.faults.account import Account
+from benchmarks.faults.load import Ledger
 from benchmarks.faults.rows import LIVE_VERSION, MODEL, POISON
 from benchmarks.faults.sent import Sent, first_id, locate_in, row_at
 from benchmarks.faults.topic import partition_records
@@ -40,12 +41,12 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 def check(
-    reader: Consumer, partition: int, sent: Sent, seed: int, live: Linear, account: Account
+    reader: Consumer, partition: int, sent: Sent, ledger: Ledger, live: Linear, account: Account
 ) -> NDArray[np.int8]:
     """Checks one partition of the predictions; the label's index of each request, `REJECTED`, or -2 where there is no answer."""
     decoder = msgspec.json.Decoder(_Answer)
     n = len(sent.rows)
-    kinds = rows.poison_kinds(seed, sent.rows)
+    kinds = rows.poison_kinds(ledger.seed, sent.rows)
     reasons = np.array([poison.reason for poison in POISON] + [""])[kinds]
     counts = np.zeros(n, np.int64)
     said = np.full(n, -2, np.int8)
@@ -75,7 +76,7 @@ def check(
                 right = not reason and answer.request_id == str(row) and answer.version == LIVE_VERSION
             if not right:
                 account.note("wrong", 1, f"row {row} ({reason or 'good'}): {answer}"[:300])
-        _compare(seed, sent, live, answers, found, account)
+        _compare(ledger, sent, live, answers, found, account)
     account.note("lost", int((counts == 0).sum()), f"no answer to row {row_at(sent, counts == 0)}")
     account.note(
         "duplicated", int(np.maximum(counts - 1, 0).sum()), f"answers to row {row_at(sent, counts > 1)}"
@@ -85,7 +86,12 @@ def check(
 
 
 def _compare(
-    seed: int, sent: Sent, live: Linear, answers: list[_Answer], places: NDArray[np.int64], account: Account
+    ledger: Ledger,
+    sent: Sent,
+    live: Linear,
+    answers: list[_Answer],
+    places: NDArray[np.int64],
+    account: Account,
 ) -> None:
     """Scores and labels against those that the features give."""
     chosen = [
@@ -100,7 +106,7 @@ def _compare(
     label = np.array(
         [rows.CLASSES.index(answer.label) if answer.label in rows.CLASSES else -1 for _, answer in chosen]
     )
-    expected = live.scores(rows.millionths(seed, at) / 1e6)
+    expected = live.scores(rows.millionths(ledger.seed, at, ledger.width) / 1e6)
     wrong = differs(expected, scores, label)
     account.note(
         "wrong",

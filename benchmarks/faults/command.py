@@ -24,10 +24,10 @@ from benchmarks.faults import letters, orders, outcomes, report, schedule
 from benchmarks.faults.account import Account
 from benchmarks.faults.actions import Event, Executor
 from benchmarks.faults.bugs.table import BUGS
-from benchmarks.faults.load import Load
+from benchmarks.faults.load import Ledger, Load
 from benchmarks.faults.monitor import Monitor, Recovery, wait_caught_up
 from benchmarks.faults.proxy import Links
-from benchmarks.faults.rows import MODEL
+from benchmarks.faults.rows import LEAST_WIDTH, MODEL, Served
 from benchmarks.faults.truth import Truth
 from benchmarks.faults.truth import read as read_version
 from benchmarks.faults.verify import verify
@@ -77,9 +77,24 @@ PATIENT: Final = Patience()
 @click.option(
     "--orphan-after",
     "orphan_after_sec",
-    default=120,
+    default=Served().orphan_after_sec,
     show_default=True,
     help="The model's feedback.orphan_after_sec.",
+)
+@click.option(
+    "--width",
+    type=click.IntRange(min=LEAST_WIDTH),
+    default=LEAST_WIDTH,
+    show_default=True,
+    help="Numbers of a request: with some hundred, Triton reads them in shared memory.",
+)
+@click.option(
+    "--latency-budget",
+    "latency_budget_ms",
+    type=click.IntRange(min=1),
+    default=Served().latency_budget_ms,
+    show_default=True,
+    help="The model's serve.latency_budget_ms: with thousands, rows wait for company.",
 )
 @click.option(
     "--bug",
@@ -95,7 +110,7 @@ PATIENT: Final = Patience()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def command(
     faults: int, seed: int, duration_sec: float | None, rate: float, only: tuple[str, ...], longest_sec: float,
-    orphan_after_sec: int, bug: str | None, keep: bool, cost: bool, as_json: bool,
+    orphan_after_sec: int, width: int, latency_budget_ms: int, bug: str | None, keep: bool, cost: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Break everything under load, then account for every event.
 
@@ -114,7 +129,7 @@ def command(
     clients = logging.getLogger("librdkafka")
     clients.propagate = False
     clients.addHandler(logging.FileHandler(folder / "clients.log"))
-    run = Run(folder, planned, seed, rate, orphan_after_sec, bug)
+    run = Run(folder, planned, seed, rate, Served(orphan_after_sec, width, latency_budget_ms), bug)
     finished = False
 
     def end_early(*_: object) -> None:
@@ -146,7 +161,7 @@ class Run:
         planned: list[schedule.Fault],
         seed: int,
         rate: float,
-        orphan_after_sec: int,
+        served: Served,
         bug: str | None,
         patience: Patience = PATIENT,
     ) -> None:
@@ -157,7 +172,7 @@ class Run:
         self._planned = planned
         self._seed = seed
         self._rate = rate
-        self._orphan_after_sec = orphan_after_sec
+        self._served = served
         self._bug = bug
         self._patience = patience
         self._recoveries: Mapping[int, Recovery] = {}
@@ -170,10 +185,12 @@ class Run:
         mutation = (self._bug, BUGS[self._bug].services) if self._bug else None
         with (
             Links(schedule.LINKS) as links,
-            World(self._folder, links, self._orphan_after_sec, mutation) as world,
+            World(self._folder, links, self._served, mutation) as world,
         ):
             say(f"the stack is up in {self._folder}")
-            load = Load(world.settings, self._seed, self._rate, world.snapshot, _say_stuck)
+            load = Load(
+                world.settings, Ledger(self._seed, self._served.width), self._rate, world.snapshot, _say_stuck
+            )
             monitor = Monitor(world)
             started = time.monotonic()
             load.start(world.request_topic_id())
@@ -229,7 +246,7 @@ class Run:
     def _quiet(self, world: World, load: Load) -> list[str]:
         """Wait until all that was sent is through; what is not by then is a problem of its own. What the processes say then is kept."""
         say("quiet: waiting for the stages to catch up")
-        self._given_up_ms = now_ms() - (self._orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
+        self._given_up_ms = now_ms() - (self._served.orphan_after_sec + ORPHAN_GRACE_SEC) * 1000
         settings, patience = world.settings, self._patience
         client = _warehouse(settings)
         try:
@@ -238,7 +255,7 @@ class Run:
                 client, self._seed, load.ledger.sent, patience.labels_sec, patience.still_sec
             )
             letters.wait_for_orphans(
-                client, load.ledger, self._orphan_after_sec, self._given_up_ms, patience.labels_sec,
+                client, load.ledger, self._served.orphan_after_sec, self._given_up_ms, patience.labels_sec,
                 patience.still_sec,
             )  # fmt: skip
             wait_caught_up(settings, ("labels", "sink"), self._patience.quiet_sec)
@@ -259,7 +276,13 @@ class Run:
         truth = Truth(*(read_version(store, artifact) for artifact in world.artifacts))
         try:
             account = verify(
-                reader, client, load.ledger, truth, load.base_ms, self._orphan_after_sec, self._given_up_ms
+                reader,
+                client,
+                load.ledger,
+                truth,
+                load.base_ms,
+                self._served.orphan_after_sec,
+                self._given_up_ms,
             )
             orders.check(
                 reader,

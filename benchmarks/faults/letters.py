@@ -90,7 +90,7 @@ def check(
                         account.note("dead_letters_wrong", 1, f"{place}: {reason}: {value[:100]!r}")
                     continue
                 seen[place] += 1
-                expected = odd[place][:2] if not gateway else _poison(*wanted[place])
+                expected = odd[place][:2] if not gateway else _poison(*wanted[place], ledger.width)
                 same = (reason, value) == expected
                 account.note("dead_letters_wrong", int(not same), f"{place}: {reason}, not {expected[0]}")
     young = {
@@ -139,5 +139,5 @@ def is_early(headers: Headers, orphan_after_sec: int) -> bool:
     return text(headers, names.REASON) == ORPHAN and died_ms - sent_ms < orphan_after_sec * 1000
 
 
-def _poison(kind: int, row: int) -> tuple[str, bytes]:
-    return POISON[kind].reason, rows.poisoned(kind, row)
+def _poison(kind: int, row: int, width: int) -> tuple[str, bytes]:
+    return POISON[kind].reason, rows.poisoned(kind, row, width)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.faults import rows
-from benchmarks.faults.rows import CASES, GOOD, MODEL, NO_CASE, PARTITIONS, POISON
+from benchmarks.faults.rows import CASES, GOOD, LEAST_WIDTH, MODEL, NO_CASE, PARTITIONS, POISON
 from benchmarks.faults.sender import Record, Sender
 from runtime.clock import now_ms
 from runtime.headers import Headers
@@ -39,8 +39,10 @@ UNACKNOWLEDGED: Final = 50_000
 class Ledger:
     """Where each request came to lie: row → generation of the topic, offset and timestamp; partitions follow from the keys."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, width: int = LEAST_WIDTH) -> None:
         self.seed = seed
+        self.width = width
+        """Numbers of a request."""
         self.sent = 0
         self.topic_ids: list[uuid.UUID] = []
         """By generation: a recreated topic has another one."""
@@ -73,13 +75,13 @@ class Load:
     def __init__(
         self,
         settings: Settings,
-        seed: int,
+        ledger: Ledger,
         rate_rows_per_sec: float,
         snapshot: str,
         on_replace: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_replace` hears why another client takes over."""
-        self.ledger = Ledger(seed)
+        self.ledger = ledger
         self.failure: BaseException | None = None
         self.base_ms = time.time_ns() // 1_000_000
         self._rate = rate_rows_per_sec
@@ -165,7 +167,7 @@ class Load:
         which = np.arange(first, end)
         ledger.grow(end)
         kinds, key_of = rows.poison_kinds(seed, which).tolist(), rows.keys(seed, which).tolist()
-        for row, value in enumerate(rows.values(seed, first, end), start=first):
+        for row, value in enumerate(rows.values(seed, first, end, ledger.width), start=first):
             key, kind = key_of[row - first], kinds[row - first]
             headers: Headers | None = [*POISON[kind].headers] if kind != GOOD else None
             ledger.timestamps_ms[row] = at_ms = now_ms()

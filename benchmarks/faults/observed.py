@@ -16,7 +16,7 @@ from benchmarks.faults.account import Account
 from benchmarks.faults.answers import REJECTED
 from benchmarks.faults.load import Ledger
 from benchmarks.faults.rows import LIVE_ARM, LIVE_VERSION, MODEL, SHADOW_ARM, SHADOW_VERSION
-from benchmarks.faults.sent import CHUNK_ROWS, Sent, first_id, row_at
+from benchmarks.faults.sent import CHUNK_NUMBERS, CHUNK_ROWS, Sent, first_id, row_at
 from benchmarks.faults.topic import id_bytes
 from benchmarks.faults.truth import Truth, differs
 from control.bijection import ids_of
@@ -33,13 +33,14 @@ def check(
     shadows = 0
     for generation, topic_id in enumerate(ledger.topic_ids):
         of_generation = np.flatnonzero(sent.generations == generation)
-        for start in range(0, len(of_generation), CHUNK_ROWS):
-            chunk = of_generation[start : start + CHUNK_ROWS]
-            table = _observations(client, topic_id, partition, start, start + len(chunk))
+        chunk_rows = min(CHUNK_ROWS, CHUNK_NUMBERS // ledger.width)
+        for start in range(0, len(of_generation), chunk_rows):
+            chunk = of_generation[start : start + chunk_rows]
+            table = _observations(client, topic_id, partition, start, start + len(chunk), ledger.width)
             shadows += _compare(sent, chunk, table, answers, account, expected)
             if table.num_rows:
                 at = sent.rows[chunk[table["offset"].to_numpy().astype(np.int64) - start]]
-                _compare_values(ledger.seed, at, table, truth, account)
+                _compare_values(ledger, at, table, truth, account)
         surplus = client.query(
             "SELECT count() FROM internal.observations WHERE model = {model:String} AND topic_id = {topic:UUID}"
             " AND partition = {partition:Int32} AND offset >= {end:Int64}",
@@ -54,19 +55,22 @@ def check(
     return shadows
 
 
-def _observations(client: Client, topic_id: uuid.UUID, partition: int, first: int, end: int) -> pa.Table:
+def _observations(
+    client: Client, topic_id: uuid.UUID, partition: int, first: int, end: int, width: int
+) -> pa.Table:
     return client.query_arrow(
         """
         SELECT prediction_id, offset, role = 'live' AS live, status = 'answered' AS answered,
                toString(label) AS label, toString(version) AS version, toString(arm) AS arm,
                if(startsWith(entity, 'k'), toInt64OrDefault(substring(entity, 2), toInt64(-1)), toInt64(-1)) AS key,
-               numbers[1] AS x, numbers[2] AS y, length(numbers) AS width, scores[1] AS no, scores[2] AS yes
+               arrayResize(numbers, {width:UInt32}) AS given, length(numbers) AS width, scores[1] AS no, scores[2] AS yes
         FROM internal.observations
         WHERE model = {model:String} AND topic_id = {topic:UUID} AND partition = {partition:Int32}
           AND offset >= {first:Int64} AND offset < {end:Int64}
         """,
         parameters={
             "model": MODEL, "topic": str(topic_id), "partition": partition, "first": first, "end": end,
+            "width": width,
         },
         use_strings=True,
     )  # fmt: skip
@@ -135,18 +139,19 @@ def _by(table: pa.Table, arm: str, version: str) -> NDArray[np.bool_]:
 
 
 def _compare_values(
-    seed: int, at: NDArray[np.int64], table: pa.Table, truth: Truth, account: Account
+    ledger: Ledger, at: NDArray[np.int64], table: pa.Table, truth: Truth, account: Account
 ) -> None:
     """What each row says, live and copies, against what was sent and must come of it; `at` holds the number of the row's request."""
     live, answered = table["live"].to_numpy().astype(bool), table["answered"].to_numpy().astype(bool)
-    given = rows.millionths(seed, at) / 1e6
-    wrong = table["key"].to_numpy() != rows.keys(seed, at)
-    far = np.abs(np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1) - given) > ROUNDING
+    given = rows.millionths(ledger.seed, at, ledger.width) / 1e6
+    wrong = table["key"].to_numpy() != rows.keys(ledger.seed, at)
+    held = pc.list_flatten(table["given"]).to_numpy().reshape(given.shape)
+    far = np.abs(held - given) > ROUNDING
     # Of what was rejected, nothing is kept but why.
     wrong |= (answered | ~live) & (far.any(axis=1) | (table["width"].to_numpy() != given.shape[1]))
     scores = np.stack([table["no"].to_numpy(), table["yes"].to_numpy()], axis=1).astype(np.float64)
     label = pc.fill_null(pc.index_in(table["label"], value_set=pa.array(rows.CLASSES)), -1).to_numpy()
     for mine, version in ((live & answered, truth.live), (~live & answered, truth.shadow)):
         wrong[mine] |= differs(version.scores(given[mine]), scores[mine], label[mine])
-    examples = table.filter(pa.array(wrong)).slice(0, 1).drop_columns("prediction_id").to_pylist()
+    examples = table.filter(pa.array(wrong)).slice(0, 1).drop_columns(["prediction_id", "given"]).to_pylist()
     account.note("wrong", int(wrong.sum()), f"what is held of rows {at[wrong][:5].tolist()}: {examples}")

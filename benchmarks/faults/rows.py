@@ -13,22 +13,22 @@ LIVE_ARM, SHADOW_ARM = "champion", "challenger"
 LIVE_VERSION: Final = "2.0"
 SHADOW_VERSION: Final = "1.0"
 """Below the live one, so that majors that are ordered get numbers of their own."""
-SPEC: Final = f"""
+_SPEC: Final = f"""
 name = "{MODEL}"
-description = "What the fault harness serves: two numbers, one linear layer."
+description = "What the fault harness serves: a few numbers, one linear layer."
 task = "binary"
 classes = ["no", "yes"]
 module = "model:Linear"
 
 [features]
-x = {{ type = "float", min = 0, max = 1 }}
-y = {{ type = "float", min = 0, max = 1 }}
+%(features)s
 
 [serve]
 partitions = 4
+latency_budget_ms = %(latency_budget_ms)d
 
 [feedback]
-orphan_after_sec = ORPHAN_AFTER_SEC
+orphan_after_sec = %(orphan_after_sec)d
 
 [monitor]
 segments = ["x:2"]
@@ -61,6 +61,8 @@ class Linear(nn.Module):
     def forward(self, inputs):
         return self.layer(inputs["dense"])
 '''
+LEAST_WIDTH: Final = 2
+"""Poison is told by these two numbers."""
 PARTITIONS: Final = 4
 KEYS: Final = 4096
 POISON_PER_MILLION: Final = 5000
@@ -69,12 +71,27 @@ OVERSIZED_BYTES: Final = 65_536
 Ints = NDArray[np.int64]
 
 
+class Served(NamedTuple):
+    """What a run may choose of its model."""
+
+    orphan_after_sec: int = 120
+    width: int = LEAST_WIDTH
+    """Numbers of a request. Some hundred make tensors that Triton reads in shared memory."""
+    latency_budget_ms: int = 200
+    """With thousands, rows wait for company at the harness's rates."""
+
+    def spec_toml(self) -> str:
+        """The model's spec."""
+        features = "\n".join(f'{name} = {{ type = "float", min = 0, max = 1 }}' for name in names(self.width))
+        return _SPEC % (self._asdict() | {"features": features})
+
+
 class Poison(NamedTuple):
     """A record that can never be served, and the reason that must be given."""
 
     reason: str
     value: bytes
-    """With one `%d` for the row's number."""
+    """With one `%d` for the row's number, for a model of two numbers."""
     headers: tuple[tuple[str, bytes], ...] = ()
     padding: int = 0
     """Blanks behind it."""
@@ -120,11 +137,17 @@ def keys(seed: int, rows: Ints) -> Ints:
     return ((mix(seed, rows) >> np.uint64(40)) % np.uint64(KEYS)).astype(np.int64)
 
 
-def millionths(seed: int, rows: Ints) -> Ints:
-    """The two features of each row, [n, 2], in millionths."""
-    bits = mix(seed + 1, rows)
-    halves = np.stack([bits, bits >> np.uint64(32)], axis=1)
-    return (halves % np.uint64(1_000_000)).astype(np.int64)
+def names(width: int) -> list[str]:
+    """The features of a model of `width` numbers."""
+    return ["x", "y", *(f"n{place}" for place in range(LEAST_WIDTH, width))]
+
+
+def millionths(seed: int, rows: Ints, width: int = LEAST_WIDTH) -> Ints:
+    """The features of each row, [n, width], in millionths."""
+    pairs = -(-width // 2)
+    bits = mix(seed + 1, rows[:, None] * pairs + np.arange(pairs))
+    halves = np.stack([bits, bits >> np.uint64(32)], axis=2).reshape(len(rows), 2 * pairs)
+    return (halves[:, :width] % np.uint64(1_000_000)).astype(np.int64)
 
 
 def entity(key: int) -> bytes:
@@ -132,23 +155,26 @@ def entity(key: int) -> bytes:
     return b"k%d" % key
 
 
-def values(seed: int, first: int, end: int) -> list[bytes]:
+def values(seed: int, first: int, end: int, width: int = LEAST_WIDTH) -> list[bytes]:
     """The requests of rows [first, end) as they are sent."""
     rows = np.arange(first, end)
+    features = ",".join(f'"{name}":0.%06d' for name in names(width))
+    template = f'{{"features":{{{features}}},"request_id":"%d"}}'.encode()
     found = [
-        b'{"features":{"x":0.%06d,"y":0.%06d},"request_id":"%d"}' % (x, y, first + n)
-        for n, (x, y) in enumerate(millionths(seed, rows).tolist())
+        template % (*numbers, first + n) for n, numbers in enumerate(millionths(seed, rows, width).tolist())
     ]
     kinds = poison_kinds(seed, rows)
     for n in np.flatnonzero(kinds != GOOD).tolist():
-        found[n] = poisoned(int(kinds[n]), first + n)
+        found[n] = poisoned(int(kinds[n]), first + n, width)
     return found
 
 
-def poisoned(kind: int, row: int) -> bytes:
-    """The value of a poisoned row."""
+def poisoned(kind: int, row: int, width: int = LEAST_WIDTH) -> bytes:
+    """The value of a poisoned row. What it has of the wider model's other numbers is right."""
     poison = POISON[kind]
-    return poison.value % row + b" " * poison.padding
+    others = "".join(f'"{name}":0.5,' for name in names(width)[LEAST_WIDTH:])
+    value = poison.value.replace(b'"features":{', b'"features":{' + others.encode())
+    return value % row + b" " * poison.padding
 
 
 # ── feedback ──

@@ -14,6 +14,7 @@ from control.bijection import Ids, ids_of
 from schemas.identity import prediction_ids
 
 CHUNK_ROWS: Final = 500_000
+CHUNK_NUMBERS: Final = 10_000_000
 
 
 class Sent(NamedTuple):

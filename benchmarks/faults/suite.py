@@ -15,6 +15,7 @@ import click
 
 from benchmarks.faults.bugs.table import BUGS, Bug, Hit
 from benchmarks.faults.command import Patience, Run, say
+from benchmarks.faults.rows import Served
 from benchmarks.faults.schedule import KINDS, Fault
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def _run(name: str | None, hits: Sequence[Hit], seed: int) -> tuple[dict[str, An
     """The harness's result, of a run that did not come to its end what ended it; and the folder with its data."""
     say(f"— {name or 'no bug'}: {len(hits)} faults")
     folder = Path(tempfile.mkdtemp(prefix="tidemill-bugs-"))
-    run = Run(folder, plan(hits), seed, RATE_ROWS_PER_SEC, ORPHAN_AFTER_SEC, name, PATIENCE)
+    run = Run(folder, plan(hits), seed, RATE_ROWS_PER_SEC, Served(ORPHAN_AFTER_SEC), name, PATIENCE)
     try:
         found = run.run(end_sec(hits))
     except Exception as error:

@@ -29,7 +29,7 @@ def verify(
     for partition in range(PARTITIONS):
         sent = sent_to(ledger, partition)
         account.events += len(sent.rows)
-        said = answers.check(reader, partition, sent, ledger.seed, truth.live, account)
+        said = answers.check(reader, partition, sent, ledger, truth.live, account)
         shadow_counts += observed.check(client, partition, sent, said, ledger, truth, account, expected)
         expected.add(sent.rows, sent.ids)
     account.shadow_rows = shadow_counts

@@ -21,7 +21,7 @@ import pyarrow as pa
 from benchmarks import deploy
 from benchmarks.faults import rows
 from benchmarks.faults.proxy import Links
-from benchmarks.faults.rows import LIVE_ARM, LIVE_VERSION, MODEL, SHADOW_ARM, SHADOW_VERSION
+from benchmarks.faults.rows import LIVE_ARM, LIVE_VERSION, MODEL, SHADOW_ARM, SHADOW_VERSION, Served
 from benchmarks.faults.schedule import LINKS, SPARES
 from compose.embedded.ports import HOST, free_ports
 from compose.embedded.running import Started
@@ -55,18 +55,18 @@ class World:
     """sha256 of the rows that a `train` command names."""
 
     def __init__(
-        self, folder: Path, links: Links, orphan_after_sec: int, mutation: tuple[str, tuple[str, ...]] | None
+        self, folder: Path, links: Links, served: Served, mutation: tuple[str, tuple[str, ...]] | None
     ) -> None:
         self.folder = folder
         self.links = links
-        self._orphan_after_sec = orphan_after_sec
+        self._served = served
         self._mutation = mutation
 
     def __enter__(self) -> World:
         models_dir, data_dir = self.folder / "models", self.folder / "data"
         model_dir = models_dir / MODEL
         model_dir.mkdir(parents=True)
-        (model_dir / SPEC_FILE).write_text(rows.SPEC.replace("ORPHAN_AFTER_SEC", str(self._orphan_after_sec)))
+        (model_dir / SPEC_FILE).write_text(self._served.spec_toml())
         (model_dir / "model.py").write_text(rows.MODULE)
         store = Settings(models_dir=models_dir, artifacts_dir=data_dir / "artifacts")
         self.artifacts = [
@@ -77,7 +77,7 @@ class World:
             # An update asks which file its base was fitted on: these on none.
             lineage = store.artifacts_dir / MODEL / artifact / LINEAGE
             lineage.write_bytes(msgspec.json.encode(Lineage(retrain_id="")))
-        self.snapshot = write_snapshot(store.artifacts_dir, MODEL, _file())
+        self.snapshot = write_snapshot(store.artifacts_dir, MODEL, _file(self._served.width))
         variation = self._variation()
         file = self.folder / "variation.json"
         file.write_bytes(msgspec.json.encode(variation))
@@ -237,10 +237,10 @@ class World:
         return topic_ids(admin(self.settings), [topic])[topic]
 
 
-def _file() -> Rows:
+def _file(width: int) -> Rows:
     """What a person would train on: labels by the toss of a coin, as the feedback's are."""
     drawn = np.random.default_rng(0)
-    numbers = drawn.random((FILE_ROWS, 2), np.float32)
+    numbers = drawn.random((FILE_ROWS, width), np.float32)
     targets = drawn.integers(0, len(rows.CLASSES), FILE_ROWS).astype(np.float64)
     return Rows.from_file(Columns(numbers, pa.array([], pa.string())), targets)
 

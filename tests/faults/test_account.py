@@ -74,7 +74,7 @@ def account_of(monkeypatch: pytest.MonkeyPatch, sent: Sent, answers: Answers) ->
 
     monkeypatch.setattr(answers_in_kafka, "partition_records", records)
     account = Account()
-    answers_in_kafka.check(NO_READER, PARTITION, sent, SEED, LIVE, account)
+    answers_in_kafka.check(NO_READER, PARTITION, sent, Ledger(SEED), LIVE, account)
     return account
 
 
@@ -141,11 +141,11 @@ def values(sent: Sent, version: Linear, **changes: Any) -> pa.Table:
     given = rows.millionths(SEED, at) / 1e6
     scores = version.scores(given).astype(np.float32)
     columns: dict[str, Any] = {
-        "key": rows.keys(SEED, at), "x": given[:, 0].astype(np.float32), "y": given[:, 1].astype(np.float32),
-        "width": [2] * 50, "no": scores[:, 0], "yes": scores[:, 1],
+        "key": rows.keys(SEED, at), "given": [*given.astype(np.float32)], "width": [2] * 50,
+        "no": scores[:, 0], "yes": scores[:, 1],
     }  # fmt: skip
-    for name, column in changes.items():
-        columns[name] = np.r_[column, columns[name][1:]]
+    for name, changed in changes.items():
+        columns[name] = [changed, *columns[name][1:]]
     found = table(sent, live=[version is LIVE] * 50)
     for name, column in columns.items():
         found = found.append_column(name, pa.array(column))
@@ -155,18 +155,20 @@ def values(sent: Sent, version: Linear, **changes: Any) -> pa.Table:
 def test_rows_that_hold_what_was_sent_and_what_comes_of_it_are_right(sent: Sent) -> None:
     for version in (LIVE, SHADOW):
         account = Account()
-        observed._compare_values(SEED, sent.rows[:50], values(sent, version), Truth(LIVE, SHADOW), account)
+        observed._compare_values(
+            Ledger(SEED), sent.rows[:50], values(sent, version), Truth(LIVE, SHADOW), account
+        )
         assert account.broken == {}
 
 
-@pytest.mark.parametrize("changes", [{"key": 4096}, {"x": 0.77}, {"width": 3}, {"yes": 0.5}])
+@pytest.mark.parametrize("changes", [{"key": 4096}, {"given": [0.77, 0.5]}, {"width": 3}, {"yes": 0.5}])
 @pytest.mark.parametrize("version", [LIVE, SHADOW], ids=["live", "shadow"])
 def test_a_row_that_holds_something_else_is_noticed(
     sent: Sent, version: Linear, changes: dict[str, Any]
 ) -> None:
     account = Account()
     observed._compare_values(
-        SEED, sent.rows[:50], values(sent, version, **changes), Truth(LIVE, SHADOW), account
+        Ledger(SEED), sent.rows[:50], values(sent, version, **changes), Truth(LIVE, SHADOW), account
     )
     assert account.broken == {"wrong": 1}
 

@@ -63,7 +63,7 @@ def test_a_record_has_the_timestamp_that_it_was_sent_with_whatever_its_acknowled
     clock = iter(range(1_700_000_000_000, 1_800_000_000_000))
     monkeypatch.setattr(sender, "producer", lambda *_, **__: sending)
     monkeypatch.setattr(load, "now_ms", lambda: next(clock))
-    made = load.Load(Settings(), 1, 1000.0, "snapshot")
+    made = load.Load(Settings(), load.Ledger(1), 1000.0, "snapshot")
     made.ledger.generation(uuid.uuid4())
     made._send_block(0, 250)
     sending.acknowledge()
