@@ -27,7 +27,7 @@ from inference.emit import emit, record_runs, row_ids
 from inference.headers import said
 from inference.infer import Answer
 from inference.model import Model, batch_rows
-from inference.observe import observation_rows, observation_values
+from inference.observe import observation_rows, observation_values, shared_values
 from inference.predict import id_texts
 from inference.progress import Assignment, Output, Slice
 from inference.router import ServedArm, Share
@@ -107,13 +107,16 @@ def _steps(spec: ModelSpec, messages: list[Message], rows: int, step_sec: float)
         )  # fmt: skip
         return observation_values(batch, row_of)
 
-    def whole() -> Any:
-        return emit(
+    def whole() -> Output:
+        (output,) = emit(
             spec, [piece], messages, admitted, decoded.accepted, answers, decoded.rejections, decoded.request_ids,
             revision=1, observed_ms=AT_MS, trace_headers=[],
         )  # fmt: skip
 
-    (output,) = whole()
+        shared_values(output.observed, [output.place])
+        return output
+
+    output = whole()
 
     steps: dict[str, Callable[[], object]] = {
         "admit: keys, offsets, stamps, headers": lambda: admit(spec, messages, said(messages), largest_bytes),

@@ -7,19 +7,23 @@ again for offsets after `retry.backoff.ms`, and for partitions after 20 ms, what
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
+import pyarrow as pa
 from confluent_kafka import TopicPartition
 
 from inference.limits import Tally, advance, encode_tally
 from inference.model import Model
-from inference.progress import Assignment, Output, Progress, Slice
+from inference.observe import shared_values
+from inference.progress import Assignment, Observed, Output, Progress, Slice
 from inference.source import GROUP, Source
 from runtime import telemetry
 from runtime.clock import Clock
 from runtime.dead_letters import produce_dead_letter
+from runtime.headers import Headers
 from runtime.settings import Settings
 from runtime.transactions import TransactionalProducer, TransactionLost
 from schemas.events import Alert
@@ -50,6 +54,8 @@ class Committer:
         self._transaction = transaction
         self._clock = clock
         self._crossing: list[Slice] = []
+        self._turn = 0
+        """Whose turn it is, of the partitions of observations."""
         self._producer = TransactionalProducer(
             settings, f"{GROUP}-{settings.slot}",
             **{"delivery.report.only.error": True, "linger.ms": 0.5},
@@ -123,11 +129,14 @@ class Committer:
         return kept
 
     def _produce(self, slices: list[Slice]) -> None:
-        """One answer of each partition first: librdkafka registers with the transaction what partitions it has heard of, and those that come
+        """One record of each partition first: librdkafka registers with the transaction what partitions it has heard of, and those that come
         while it waits for the broker's answer have to wait for one of their own."""
+        observations = self._observations(slices)
+        first = next(observations)
         heads = {piece.assignment: piece for piece in reversed(slices)}
         for piece in heads.values():
             self._answer(piece, 0, 1)
+        self._producer.produce(*first)
         for piece in slices:
             output, assignment = _complete(piece), piece.assignment
             self._answer(piece, 1 if heads[assignment] is piece else 0, None)
@@ -138,21 +147,33 @@ class Committer:
                     topic_id=assignment.topic_id, now_ms=self._clock(), origin=letter.origin,
                 )  # fmt: skip
             self._producer.poll()
+        for record in observations:
+            self._producer.produce(*record)
 
     def _answer(self, piece: Slice, start: int, end: int | None) -> None:
-        """Write a slice's predictions and observations, of each kind those from `start` to `end`."""
-        output, assignment, produce = _complete(piece), piece.assignment, self._producer.produce
+        """Write a slice's predictions from `start` to `end`."""
+        output, assignment = _complete(piece), piece.assignment
         topic, partition = self._models[assignment.topic].predictions, assignment.partition
         predictions, keys = output.predictions[start:end], output.keys[start:end]
         if output.headers:
             for index, (value, key) in enumerate(zip(predictions, keys, strict=True), start):
-                produce(topic, value, key, output.headers.get(index), partition)
+                self._producer.produce(topic, value, key, output.headers.get(index), partition)
         else:
             self._producer.produce_run(topic, predictions, keys, partition)
-        source = f"{assignment.topic}:{partition}"
-        home = self._producer.home(OBSERVATIONS.name, source)
-        for value in output.observations[start:end]:
-            produce(OBSERVATIONS.name, value, source.encode(), output.observation_headers, home)
+
+    def _observations(self, slices: list[Slice]) -> Iterator[tuple[str, pa.Buffer, bytes, Headers, int]]:
+        """Topic, value, key, headers and partition of each record: one for what is committed here of a micro-batch.
+
+        All of a transaction lie in one partition, the next in the next: of each that it writes to the broker has to be asked, and to mark the end.
+        """
+        self._turn = (self._turn + 1) % self._producer.partitions(OBSERVATIONS.name)
+        shares: dict[Observed, list[Slice]] = defaultdict(list)
+        for piece in slices:
+            shares[_complete(piece).observed].append(piece)
+        for observed, pieces in shares.items():
+            model = self._models[pieces[0].assignment.topic].spec.name.encode()
+            for value in shared_values(observed, [_complete(piece).place for piece in pieces]):
+                yield OBSERVATIONS.name, value, model, observed.headers, self._turn
 
     def _count(self, piece: Slice) -> None:
         if piece.output is None:

@@ -9,17 +9,16 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
 from inference.admit import Admitted
 from inference.infer import Answer
 from inference.limits import NO_POSITIONS, counted
-from inference.observe import observation_rows, observation_values
+from inference.observe import observation_rows
 from inference.predict import id_texts, prediction_values
 from inference.predict_arrow import prediction_rows
-from inference.progress import DeadLetter, Output, Slice
+from inference.progress import DeadLetter, Observed, Output, Slice
 from inference.rows import Rows
 from runtime.headers import Headers
 from schemas.arrow import encode_batch
@@ -62,15 +61,17 @@ def emit(
     runs = record_runs(slices, admitted.origins)
     ids = row_ids(admitted, runs)
     values = _values(spec, admitted, ids, request_ids, accepted, answers, rejections)
-    observations, row_of = observation_rows(
+    batch, row_of = observation_rows(
         spec, admitted, ids, runs, request_ids, accepted, answers, rejections,
         revision=revision, observed_ms=observed_ms,
     )  # fmt: skip
     records = list(accumulate((piece.records for piece in slices), initial=0))
-    bounds = rows.first[records].tolist()
-    observed = [(observations, row_of)] if len(slices) == 1 else _cut(observations, row_of, bounds)
+    bounds = rows.first[records]
+    observed = Observed(batch, row_of, bounds, [*ARROW_HEADERS, *trace_headers])
+    row_bytes = batch.nbytes / max(1, int(bounds[-1]))
     outputs = []
-    for (start, end), (first, last), mine in zip(pairwise(records), pairwise(bounds), observed, strict=True):
+    shares = zip(pairwise(records), pairwise(bounds.tolist()), strict=True)
+    for place, ((start, end), (first, last)) in enumerate(shares):
         refused = {row: rejections[row] for row in sorted(rejections) if first <= row < last}
         outputs.append(
             Output(
@@ -81,8 +82,9 @@ def emit(
                     for record in sorted(admitted.traceparents.keys() | admitted.formats.keys())
                     if start <= record < end
                 },
-                observations=observation_values(*mine),
-                observation_headers=[*ARROW_HEADERS, *trace_headers],
+                observed=observed,
+                place=place,
+                observed_bytes=round(row_bytes * (last - first)),
                 dead_letters=[
                     DeadLetter(messages[record], rejection, admitted.origins.get(record))
                     for record, rejection in _by_record(rows, refused).items()
@@ -94,21 +96,6 @@ def emit(
             )
         )
     return outputs
-
-
-def _cut(
-    observations: pa.RecordBatch, row_of: NDArray[np.int64], bounds: Sequence[int]
-) -> list[tuple[pa.RecordBatch, NDArray[np.int64]]]:
-    """What was observed of the rows between each two of `bounds`. Each arm's lie in order: a run of each, which is cut out without a copy."""
-    starts = [0, *(np.flatnonzero(np.diff(row_of) < 0) + 1).tolist(), len(row_of)]
-    cuts = [(start + np.searchsorted(row_of[start:end], bounds)).tolist() for start, end in pairwise(starts)]
-    found = []
-    for place in range(len(bounds) - 1):
-        runs = [(cut[place], cut[place + 1]) for cut in cuts if cut[place] < cut[place + 1]]
-        parts = [observations.slice(start, end - start) for start, end in runs] or [observations.slice(0, 0)]
-        mine = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
-        found.append((mine, np.concatenate([row_of[start:end] for start, end in runs] or [row_of[:0]])))
-    return found
 
 
 def _values(

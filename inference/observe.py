@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from features.segments import segments
 from inference.admit import Admitted
 from inference.infer import Answer
+from inference.progress import Observed
 from inference.rows import Rows
 from runtime.telemetry import trace_id
 from schemas.arrow import F32S, MS, OBSERVATIONS, STRINGS, UUID, batch_buffer
@@ -190,6 +191,15 @@ def _refused(
             "infer_ms": pa.array(np.zeros(n, np.float32)),
         }
     )
+
+
+def shared_values(observed: Observed, places: Sequence[int]) -> list[pa.Buffer]:
+    """The Kafka values of the slices at these places of a micro-batch. Mostly these are all of them, and nothing is copied."""
+    batch, row_of, bounds = observed.batch, observed.row_of, observed.bounds
+    if len(places) < len(bounds) - 1:
+        mine = np.isin(np.searchsorted(bounds, row_of, side="right") - 1, places)
+        batch, row_of = batch.filter(pa.array(mine)), row_of[mine]
+    return observation_values(batch, row_of)
 
 
 def observation_values(batch: pa.RecordBatch, row_of: NDArray[np.int64]) -> list[pa.Buffer]:

@@ -59,6 +59,18 @@ class DeadLetter(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Observed:
+    """What was observed of a micro-batch, in which each of its slices has a share."""
+
+    batch: pa.RecordBatch
+    row_of: NDArray[np.int64]
+    """The row that each of its rows is of: several arms may say something of one."""
+    bounds: NDArray[np.int64]
+    """The first row of each slice, and the end of the last."""
+    headers: Headers
+
+
+@dataclass(frozen=True, eq=False)
 class Output:
     """Everything that a slice leaves behind, in the order of its offsets."""
 
@@ -67,9 +79,11 @@ class Output:
     keys: list[bytes | None]
     headers: dict[int, Headers]
     """Of the predictions that have any."""
-    observations: list[pa.Buffer]
-    """Arrow IPC streams."""
-    observation_headers: Headers
+    observed: Observed
+    place: int
+    """Which slice of the micro-batch it is."""
+    observed_bytes: int
+    """About what its share in `observed` takes."""
     dead_letters: list[DeadLetter]
     reasons: Counter[str]
     """Rejected rows by reason."""
@@ -79,7 +93,7 @@ class Output:
     @cached_property
     def size_bytes(self) -> int:
         """Of predictions and observations."""
-        return sum(map(len, self.predictions)) + sum(map(len, self.observations))
+        return sum(map(len, self.predictions)) + self.observed_bytes
 
 
 @dataclass(eq=False)

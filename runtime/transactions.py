@@ -108,10 +108,18 @@ class TransactionalProducer:
                 produce = self._producer.produce
 
     def home(self, topic: str, source: str) -> int:
-        """The partition of `topic` for what comes of `source` (`spread`), of as many as there were when this was first asked.
+        """The partition of `topic` for what comes of `source` (`spread`).
 
         Raises:
             TransactionLost: the broker does not tell how many partitions there are.
+        """
+        return spread(source, self.partitions(topic))
+
+    def partitions(self, topic: str) -> int:
+        """How many `topic` had when this was first asked.
+
+        Raises:
+            TransactionLost: the broker does not tell.
         """
         if topic not in self._partitions:
             try:
@@ -121,7 +129,7 @@ class TransactionalProducer:
             if not found.partitions:
                 raise self._lost(f"{topic}: no partitions")
             self._partitions[topic] = len(found.partitions)
-        return spread(source, self._partitions[topic])
+        return self._partitions[topic]
 
     def poll(self) -> None:
         """Let the client forget what was delivered; call now and then in a long transaction."""

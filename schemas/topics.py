@@ -80,7 +80,7 @@ FEEDBACK_REDRIVES: Final = Topic(
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES, personal=True,
 )  # fmt: skip
 OBSERVATIONS: Final = Topic(
-    name="observations", key="source topic and partition", value="one micro-batch, many rows",
+    name="observations", key="model", value="one micro-batch, many rows",
     media_type="application/vnd.apache.arrow.stream", written_by="gateway", read_by=("sink", "worker"),
     partitions=DEFAULT_PARTITIONS, retention_ms=7 * DAY_MS, max_message_bytes=OBSERVATION_BYTES,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from inference.emit import emit
 from inference.headers import said
 from inference.infer import Answer
 from inference.model import Fragment, Model, Taken
+from inference.observe import shared_values
 from inference.progress import Assignment, Output, Progress
 from inference.router import ServedArm, Share
 from inference.versions import Version
@@ -83,7 +84,8 @@ def emitted(batch: list[Taken], model: Model) -> tuple[Output, list[dict[str, An
         SPEC, [piece], messages, admitted, decoded.accepted, answers, decoded.rejections, decoded.request_ids,
         revision=1, observed_ms=STAMP_MS, trace_headers=[],
     )  # fmt: skip
-    observed = [row for value in output.observations for row in decode_batch(value).to_pylist()]
+    values = shared_values(output.observed, [output.place])
+    observed = [row for value in values for row in decode_batch(value).to_pylist()]
     return output, sorted(observed, key=lambda row: (row["offset"], row["row"]))
 
 

@@ -7,8 +7,11 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
+import pyarrow as pa
+
 from inference.halts import RETRY_SEC, Halts
-from inference.progress import Assignment, Output, Slice
+from inference.progress import Assignment, Observed, Output, Slice
 from inference.router import Route
 
 TOPIC_ID = uuid.UUID(int=3)
@@ -25,7 +28,8 @@ class Clock:
 def halted(offset: int = 41) -> Slice:
     assignment = Assignment("requests.m", 1, TOPIC_ID, offset, offset)
     assignment.halted = "too many"
-    output = Output([], [], {}, [], [], [], Counter({"missing_field": 7}))
+    nothing = Observed(pa.record_batch({}), np.zeros(0, np.int64), np.zeros(1, np.int64), [])
+    output = Output([], [], {}, nothing, 0, 0, [], Counter({"missing_field": 7}))
     fields: dict[str, Any] = {
         "next_offset": offset + 9,
         "records": 9,

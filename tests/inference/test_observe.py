@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from inference import observe
-from inference.observe import observation_values
+from inference.observe import observation_values, shared_values
+from inference.progress import Observed
 from schemas.arrow import OBSERVATIONS, decode_batch
 
 ROWS = 100
@@ -33,6 +34,19 @@ def test_a_batch_below_the_limit_is_one_record_as_it_is() -> None:
     batch, row_of = observations(10)
     (value,) = observation_values(batch, row_of)
     assert decode_batch(value).equals(batch)
+
+
+def test_what_is_committed_of_a_micro_batch_is_one_record_with_all_arms_of_its_rows() -> None:
+    batch, row_of = observations(10)
+    observed = Observed(batch, row_of, np.array([0, 40, 41, ROWS + 2]), [])
+    (whole,) = shared_values(observed, [0, 1, 2])
+    assert decode_batch(whole).equals(batch)
+    (some,) = shared_values(observed, [2, 0])
+    (other,) = shared_values(observed, [1])
+    of_some = ~((row_of >= 40) & (row_of < 41))
+    assert decode_batch(some).equals(batch.filter(pa.array(of_some)))
+    assert decode_batch(other).to_pylist() == batch.filter(pa.array(~of_some)).to_pylist()
+    assert [row["arm"] for row in decode_batch(other).to_pylist()] == ["champion", "shadow"]
 
 
 def test_a_split_leaves_all_arms_of_a_row_in_one_record(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 import uuid
 from collections import Counter, deque
 
+import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.progress import Assignment, Output, Progress, Slice
+from inference.progress import Assignment, Observed, Output, Progress, Slice
 
 TOPIC_ID = uuid.uuid4()
 BYTES = 1 << 30
@@ -27,7 +29,8 @@ def begun(progress: Progress, assignment: Assignment, first: int, rows: int) -> 
 
 
 def output(predictions: int = 0, observed_bytes: int = 0) -> Output:
-    return Output([b"p"] * predictions, [None] * predictions, {}, [b"o" * observed_bytes], [], [], Counter())
+    nothing = Observed(pa.record_batch({}), np.zeros(0, np.int64), np.zeros(1, np.int64), [])
+    return Output([b"p"] * predictions, [None] * predictions, {}, nothing, 0, observed_bytes, [], Counter())
 
 
 def test_a_slice_waits_for_those_before_it_in_its_partition_and_for_no_other_partition() -> None:

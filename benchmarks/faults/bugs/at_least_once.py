@@ -15,7 +15,7 @@ from inference import commit
 from runtime.headers import Headers
 from runtime.kafka import producer
 from runtime.settings import Settings
-from runtime.transactions import TransactionLost, spread
+from runtime.transactions import TransactionLost
 
 FLUSH_SEC = 10.0
 
@@ -57,13 +57,13 @@ class PlainProducer:
             except BufferError:
                 self.produce(topic, value, key, None, partition)
 
-    def home(self, topic: str, source: str) -> int:
-        """The partition of `topic` for what comes of `source`."""
+    def partitions(self, topic: str) -> int:
+        """How many `topic` has."""
         if topic not in self._partitions:
             self._partitions[topic] = len(
                 self._producer.list_topics(topic, FLUSH_SEC).topics[topic].partitions
             )
-        return spread(source, self._partitions[topic])
+        return self._partitions[topic]
 
     def poll(self) -> None:
         """Serve delivery reports."""
