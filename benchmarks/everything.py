@@ -34,12 +34,12 @@ FOLDER: Final = ROOT / "report" / "bench"
 
 def _throughput(quick: bool, seed: int) -> Result:
     rows = throughput.default_rows("floats_8", "json", quick)
-    return throughput.measure("floats_8", "json", "all", rows, 1, 1 if quick else 3, not quick, seed)
+    return throughput.measure("floats_8", "json", "all", rows, 1, 1 if quick else 3, not quick, seed, quick)
 
 
 def _wide(kind: Format, quick: bool, seed: int) -> Result:
     rows = throughput.default_rows("floats_784", kind, quick)
-    found = throughput.measure("floats_784", kind, "gateway", rows, 1, 1 if quick else 3, False, seed)
+    found = throughput.measure("floats_784", kind, "gateway", rows, 1, 1 if quick else 3, False, seed, quick)
     return found._replace(benchmark=_WIDE[kind])
 
 
@@ -54,10 +54,10 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
     _WIDE["arrow"]: partial(_wide, "arrow"),
     "steps": lambda quick, seed: steps.measure("floats_8", "json", seed, steps.QUICK_STEP_SEC if quick else steps.STEP_SEC),
     "latency": lambda quick, seed: latency.measure(
-        latency.QUICK_SEC if quick else latency.SEC, 1 if quick else latency.TURNS, not quick, seed
+        latency.QUICK_SEC if quick else latency.SEC, 1 if quick else latency.TURNS, seed, quick
     ),
     "live": lambda quick, seed: live.measure(
-        live.QUICK_STEP_SEC if quick else live.STEP_SEC, live.FIRST_PER_SEC, 0 if quick else live.HALVINGS, seed
+        live.QUICK_STEP_SEC if quick else live.STEP_SEC, live.FIRST_PER_SEC, 0 if quick else live.HALVINGS, seed, quick
     ),
     "ingest": lambda quick, seed: ingest.measure(
         ingest.QUICK_ROWS if quick else ingest.ROWS, None, 1 if quick else 3, seed
@@ -69,7 +69,7 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
         labels.QUICK_PREDICTIONS if quick else labels.PREDICTIONS, labels.QUICK_LABELS if quick else labels.LABELS,
         1 if quick else 3, seed,
     ),
-    "scale": lambda quick, seed: scale.measure(200_000 if quick else 400_000, 1 if quick else 3, seed),
+    "scale": lambda quick, seed: scale.measure(200_000 if quick else 400_000, 1 if quick else 3, seed, quick),
     "memory": lambda quick, seed: memory.measure("floats_8", "json", 4 if quick else 1, seed),
     "startup": lambda quick, seed: startup.measure(1 if quick else 3, seed),
 }  # fmt: skip

@@ -28,6 +28,7 @@ from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, median, progress, show
 from benchmarks.sample import sample
 from benchmarks.stages import Bench, Running, Service, bench, running, start_group_at
+from benchmarks.warm import warm
 from features.encode import encode
 from inference.source import GROUP as GATEWAY_GROUP
 from runtime.artifacts import ArtifactStore
@@ -44,7 +45,7 @@ QUICK_SEC: Final = 4.0
 TURNS: Final = 3
 WARM_SEC: Final = 3.0
 BROKER_WARM_SEC: Final = 15.0
-"""At `COMPARED`, once: until the broker's JVM has compiled what it does often, a transaction takes it two to three times as long."""
+"""At `COMPARED`, until the broker is warm: before, a transaction takes it two to three times as long."""
 ECHO: Final = "bench-echo"
 """Its topic of answers, its group, and its transactional id."""
 ECHO_BYTES: Final = 160
@@ -71,10 +72,10 @@ Found = dict[tuple[str, float], list[Histogram]]
 @JSON
 def command(sec: float, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Latency from producer to prediction, open loop, beside a transactional echo and Triton alone."""
-    show(measure(QUICK_SEC if quick else sec, 1 if quick else turns, not quick, seed), as_json)
+    show(measure(QUICK_SEC if quick else sec, 1 if quick else turns, seed, quick), as_json)
 
 
-def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
+def measure(sec: float, turns: int, seed: int, quick: bool) -> Result:
     """In turns, each rate: ours, the echo, Triton."""
     found: Found = defaultdict(list)
     late_ms: dict[str, float] = defaultdict(float)
@@ -88,6 +89,7 @@ def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
         spec = load_spec(at.settings.models_dir / MODEL)
         artifact = deploy(at.settings, MODEL, seed=seed)
         pool, requests = bodies(spec, "json", seed), request_topic(MODEL)
+        answers = PREDICTIONS.for_model(MODEL)
         at.create_topics([ECHO])
         rates = [*RATES]
         highest = 0.0
@@ -98,16 +100,16 @@ def measure(sec: float, turns: int, with_highest: bool, seed: int) -> Result:
                 gateway.wait_ready()
                 if turn == 1:
                     highest = _highest(at, pool, gateway)
-                    if with_highest:
+                    if not quick:
                         rates.append(round(highest / 2, -2))
                 # What the echo was asked in the turn before.
                 wait_caught_up(at.settings, GATEWAY_GROUP, requests)
                 if turn == 1:
                     progress(f"warming up the broker at {COMPARED:,.0f}/s")
-                    _through(at, pool, COMPARED, BROKER_WARM_SEC, PREDICTIONS.for_model(MODEL))
+                    warm(at, lambda: _through(at, pool, COMPARED, BROKER_WARM_SEC, answers), once=quick)
                 for rate in rates:
                     progress(f"ours at {rate:,.0f}/s")
-                    add("ours", rate, _through(at, pool, rate, sec, PREDICTIONS.for_model(MODEL)))
+                    add("ours", rate, _through(at, pool, rate, sec, answers))
             start_group_at(at, ECHO, requests, ends(at.settings, requests))
             echo = [sys.executable, "-P", "-m", "benchmarks.echo", requests, ECHO, ECHO, str(ECHO_BYTES)]
             with running(Running("echo", echo, at.settings.environment(), at.folder)):

@@ -22,6 +22,7 @@ from benchmarks.options import JSON, quick_is, seed_of
 from benchmarks.pacing import Pacer
 from benchmarks.report import Line, Result, progress, show
 from benchmarks.stages import Bench, Service, bench, running
+from benchmarks.warm import warm
 from inference.source import GROUP
 from schemas.spec import load_spec
 
@@ -78,10 +79,12 @@ class Step(NamedTuple):
 @JSON
 def command(step_sec: float, first: int, seed: int, quick: bool, as_json: bool) -> None:
     """The highest rate of requests at which lag does not grow, into ClickHouse."""
-    show(measure(QUICK_STEP_SEC if quick else step_sec, first, 0 if quick else HALVINGS, seed), as_json)
+    show(
+        measure(QUICK_STEP_SEC if quick else step_sec, first, 0 if quick else HALVINGS, seed, quick), as_json
+    )
 
 
-def measure(step_sec: float, first: float, halvings: int, seed: int) -> Result:
+def measure(step_sec: float, first: float, halvings: int, seed: int, quick: bool) -> Result:
     """Search."""
     steps: list[Step] = []
     with bench([MODEL]) as at, at.clickhouse() as client:
@@ -93,9 +96,13 @@ def measure(step_sec: float, first: float, halvings: int, seed: int) -> Result:
             for service in services:
                 service.wait_ready()
             progress("warming")
-            visible = Visible(client, MODEL)
-            warm = produce_backlog(at.settings, request_topic(MODEL), pool, WARM_ROWS)
-            wait_for(visible, warm.rows, "rows visible of the backlog that warms")
+
+            def backlog() -> None:
+                visible = Visible(client, MODEL)
+                made = produce_backlog(at.settings, request_topic(MODEL), pool, WARM_ROWS)
+                wait_for(visible, made.rows, "rows visible of the backlog that warms")
+
+            warm(at, backlog, once=quick)
 
             def holds(per_sec: float) -> bool:
                 step = _step(at, client, pool, per_sec, step_sec)

@@ -18,10 +18,11 @@ from benchmarks.options import JSON, TURNS, quick_is, seed_of
 from benchmarks.report import Line, Result, in_turns, median, progress, ratio, show
 from benchmarks.serving import Turns
 from benchmarks.stages import bench
+from benchmarks.warm import warm
 from schemas.spec import load_spec
 
 MODEL: Final = "floats_8"
-WARM_ROWS: Final = 300_000
+WARM_ROWS: Final = 600_000
 TARGET_PER_SEC: Final = 1_000_000
 UTILISATION: Final = 0.6
 """Cores are planned to be busy for this share, so that a lost node or a peak does not make lag."""
@@ -42,10 +43,10 @@ LABELS_PER_PREDICTION: Final = 0.1
 @JSON
 def command(rows: int, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """One and two gateways; a model of a cluster."""
-    show(measure(rows // 2 if quick else rows, 1 if quick else turns, seed), as_json)
+    show(measure(rows // 2 if quick else rows, 1 if quick else turns, seed, quick), as_json)
 
 
-def measure(rows: int, turns: int, seed: int) -> Result:
+def measure(rows: int, turns: int, seed: int, quick: bool) -> Result:
     """Measure one and two in turns on one stack, then all stages, then do the arithmetic."""
     one, two = Turns(), Turns()
     with bench([MODEL]) as at:
@@ -53,7 +54,8 @@ def measure(rows: int, turns: int, seed: int) -> Result:
         deploy(at.settings, MODEL, seed=seed)
         pool = bodies(spec, "json", seed)
         progress("warming")
-        serving.alone(at, spec, pool, min(rows, WARM_ROWS), 1, 0, Turns())
+        warm_rows = min(rows, WARM_ROWS)
+        warm(at, lambda: serving.alone(at, spec, pool, warm_rows, 1, 0, Turns()), once=quick)
         for turn in range(1, turns + 1):
             progress(f"turn {turn} of {turns}")
             for gateways, found in ((1, one), (2, two)) if turn % 2 else ((2, two), (1, one)):

@@ -27,6 +27,7 @@ from benchmarks.report import Line, Result, in_turns, median, progress, ratio, s
 from benchmarks.sample import sample
 from benchmarks.serving import Turns
 from benchmarks.stages import Bench, Running, bench, running, start_group
+from benchmarks.warm import warm
 from features.encode import encode
 from inference.model import batch_rows
 from runtime.artifacts import ArtifactStore
@@ -37,7 +38,7 @@ from schemas.tensors import input_tensors
 from schemas.topics import OBSERVATIONS, PREDICTIONS
 
 ROWS: Final = {"floats_8": 600_000, "floats_20": 400_000, "floats_784": 60_000, "text_4k": 20_000}
-WARM_ROWS: Final = {"floats_8": 300_000, "floats_20": 200_000, "floats_784": 20_000, "text_4k": 5_000}
+WARM_ROWS: Final = {"floats_8": 600_000, "floats_20": 400_000, "floats_784": 60_000, "text_4k": 5_000}
 QUICK: Final = 3
 """`--quick` divides the rows by this."""
 SAMPLED_RECORDS: Final = 8192
@@ -77,7 +78,7 @@ def command(
     if quick:
         turns, with_peers = 1, False
     rows = rows or default_rows(subject, kind, quick)
-    show(measure(subject, kind, stage, rows, gateways, turns, with_peers, seed), as_json)
+    show(measure(subject, kind, stage, rows, gateways, turns, with_peers, seed, quick), as_json)
 
 
 def default_rows(subject: str, kind: Format, quick: bool) -> int:
@@ -86,8 +87,9 @@ def default_rows(subject: str, kind: Format, quick: bool) -> int:
 
 
 def measure(
-    subject: str, kind: Format, stage: str, rows: int, gateways: int, turns: int, with_peers: bool, seed: int
-) -> Result:
+    subject: str, kind: Format, stage: str, rows: int, gateways: int, turns: int, with_peers: bool, seed: int,
+    quick: bool,
+) -> Result:  # fmt: skip
     """Run all turns and sum up."""
     found = Turns()
     missing: dict[str, str] = {}
@@ -97,8 +99,9 @@ def measure(
         pool = bodies(spec, kind, seed)
         at.create_topics([LIMIT_PREDICTIONS, LIMIT_OBSERVATIONS])
         python = _peers_python(subject, kind, missing) if with_peers and stage != "end-to-end" else None
-        progress("warming: the broker's compiler needs some hundred thousand records")
-        serving.alone(at, spec, pool, min(rows, WARM_ROWS[subject]), gateways, 0, Turns())
+        progress("warming")
+        warm_rows = min(rows, WARM_ROWS[subject])
+        warm(at, lambda: serving.alone(at, spec, pool, warm_rows, gateways, 0, Turns()), once=quick)
         for turn in range(1, turns + 1):
             progress(f"turn {turn} of {turns}")
             if stage != "end-to-end":
