@@ -114,7 +114,7 @@ def admit(
             try:
                 batches[index] = read_arrow(values[index] or b"", arrow_rows_limit(spec))
             except Rejection as rejection:
-                refused.setdefault(index, rejection)
+                refused.setdefault(index, rejection.bare())
         if identity:
             if len(identity) > REQUEST_ID_CHARS:
                 refused.setdefault(index, _long_identity(identity))

@@ -54,7 +54,7 @@ class ArrowDecoder:
                 self._check(batch.schema)
             _check_repeated(batch, self._dictionaries)
         except Rejection as rejection:
-            return empty(spec), np.zeros(0, np.int64), dict.fromkeys(range(n), rejection), {}
+            return empty(spec), np.zeros(0, np.int64), dict.fromkeys(range(n), rejection.bare()), {}
         given = _request_ids(batch)
         numbers, bad = self._read_numbers(batch)
         bad[self._ranges.outside(numbers)] = True

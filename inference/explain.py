@@ -27,7 +27,7 @@ def explain(
         record = _read_json(value) if encoding == "json" else _read_msgpack(value)
         found = _record_problem(spec, record, encoding)
     except Rejection as rejection:
-        return rejection
+        return rejection.bare()
     return found or Rejection("undecodable", "", f"{_OBJECT[encoding]} with each field once", parser_says)
 
 

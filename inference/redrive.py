@@ -43,6 +43,6 @@ def redriven(model: str, batch: Sequence[tuple[Slice, Sequence[Message]]]) -> Re
                 try:
                     origins[index] = redriven_from(message, requests)
                 except Rejection as rejection:
-                    refused[index] = rejection
+                    refused[index] = rejection.bare()
         start += len(messages)
     return Redriven(origins, refused)

@@ -13,6 +13,8 @@ TidemillError
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class TidemillError(Exception):
     """Base of all errors that Tidemill raises on purpose."""
@@ -52,6 +54,11 @@ class Rejection(TidemillError):
         where = f"{self.field}: " if self.field else ""
         expected = f"; expected {self.expected}" if self.expected else ""
         return f"{where}{self.detail or self.reason}{expected}"
+
+    def bare(self) -> Self:
+        """Itself, to be kept: an exception that was raised holds all frames that it went through, and whatever they hold."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
 
 class Outage(TidemillError):

@@ -98,7 +98,7 @@ def _decoded(
         except Rejection as rejection:
             output.results[spec.name, "rejected"] += 1
             if not received.orphaned:
-                output.letters.append((received, rejection))
+                output.letters.append((received, rejection.bare()))
             label = None
         else:
             if label is None:

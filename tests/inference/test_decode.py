@@ -1,7 +1,10 @@
 """The generated decoder and the slow, precise reading agree on every record; each mistake is named with field and expectation."""
 
+import gc
 import json
 import math
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -137,6 +140,26 @@ def test_a_bad_record_is_refused_by_name_and_the_good_ones_around_it_are_served(
     (rejection,) = decoded.rejections.values()
     assert (rejection.reason, rejection.field, rejection.expected) == (reason, field, expected)
     rejection.message.encode()
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("value", [b'{"x": 0.5', b'{"x": "\xff"}', without("x"), body(x="0.5"), body(x=2)])
+def test_what_a_refused_record_was_read_into_is_freed_with_its_rejection(value: bytes) -> None:
+    # The gateway collects garbage now and then only, and a rejection lives until it is committed: one that held the frames that it
+    # went through would hold every row that was decoded beside it, and be held by them.
+    decoded = DECODER.decode([body(), value, enveloped()], {})
+    rejection = decoded.rejections[1]
+    assert (rejection.__traceback__, rejection.__context__, rejection.__cause__) == (None, None, None)
+    lives = weakref.ref(rejection)
+    del decoded, rejection
+    assert lives() is None
 
 
 def test_records_refused_before_are_not_decoded_again() -> None:
