@@ -39,7 +39,7 @@ from runtime import telemetry
 from runtime.clock import Clock, now_ms
 from runtime.gaps import missing_alert
 from runtime.kafka import raise_if_fatal
-from runtime.memory import keep_freed
+from runtime.memory import give_back_freed, keep_freed
 from runtime.positions import Place
 from runtime.service import Health, Stop
 from runtime.settings import Settings
@@ -66,7 +66,7 @@ FULL_SEC: Final = 0.2
 RETRY_SEC: Final = 0.5
 REPORT_SEC: Final = 1.0
 CARE_SEC: Final = 5.0
-"""Between two checks of the topics' ids, and two collections of garbage."""
+"""Between two checks of the topics' ids, two collections of garbage, and two looks at how much memory is held."""
 DRAIN_SEC: Final = 5.0
 
 
@@ -333,6 +333,7 @@ class Gateway:
                     await self._in(self._consumer_thread, self._source.reopen)
             # Automatic collection is off, it would stop the loop at any moment. In the committer's thread it runs between transactions.
             await self._in(self._committer_thread, gc.collect)
+            await self._in(self._committer_thread, give_back_freed)
 
     async def _pass_over_gaps(self) -> None:
         """Tell people of requests that Kafka has dropped or lost, and only then read on behind them: nobody answers them."""
