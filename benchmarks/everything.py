@@ -69,7 +69,9 @@ ALL: Final[Mapping[str, Callable[[bool, int], Result]]] = {
         labels.QUICK_PREDICTIONS if quick else labels.PREDICTIONS, labels.QUICK_LABELS if quick else labels.LABELS,
         1 if quick else 3, seed,
     ),
-    "scale": lambda quick, seed: scale.measure(200_000 if quick else 400_000, 1 if quick else 3, seed, quick),
+    "scale": lambda quick, seed: scale.measure(
+        scale.QUICK_ROWS if quick else scale.ROWS, 1 if quick else 3, seed, quick
+    ),
     "memory": lambda quick, seed: memory.measure("floats_8", "json", 4 if quick else 1, seed),
     "startup": lambda quick, seed: startup.measure(1 if quick else 3, seed),
 }  # fmt: skip
