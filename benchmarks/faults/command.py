@@ -51,7 +51,7 @@ class Patience(NamedTuple):
     """How many seconds the harness waits for what should come by itself."""
 
     quiet_sec: float = 180.0
-    """For the stages to catch up."""
+    """For recoveries under load, and then for a stage that does not move: one that moves may take as long as it needs."""
     labels_sec: float = 60.0
     metrics_sec: float = 60.0
     orders_sec: float = 60.0

@@ -117,13 +117,6 @@ class Offsets:
             self._clients[stage] = consumer(self._settings, stage, **_QUIET)
         return self._clients[stage]
 
-    def lags(self, stage: str) -> Places:
-        """Records that are there and not committed, markers counted as records; only where there are any."""
-        committed = self.committed(stage)
-        return {
-            place: end - committed[place] for place, end in self.ends(stage).items() if end > committed[place]
-        }
-
     def forget(self) -> None:
         """After the broker was away: a client that saw that may wait long before it tries again."""
         self.close()
@@ -137,28 +130,36 @@ class Offsets:
                 client.close()
 
 
-def wait_caught_up(settings: Settings, stages: tuple[str, ...], deadline_sec: float) -> None:
-    """Until the stages have committed all there is; who calls has paused the load.
+def wait_caught_up(settings: Settings, stages: tuple[str, ...], still_sec: float) -> None:
+    """Until the stages have committed all there is; who calls has paused the load. A stage may take as long as it moves.
 
     Raises:
-        TimeoutError: names the stage and its lag.
+        TimeoutError: a stage has come no further for `still_sec`; names it and its lag.
     """
     offsets = Offsets(settings)
-    deadline = time.monotonic() + deadline_sec
     try:
         for stage in stages:
+            furthest, moved = -1, time.monotonic()
             while True:
                 try:
-                    lags = offsets.lags(stage)
+                    committed, ends = offsets.committed(stage), offsets.ends(stage)
                 except KafkaException as error:
                     left = f"is {error}, says Kafka"
                     offsets.forget()
                 else:
+                    # Markers of transactions count as records.
+                    lags = {
+                        place: end - committed[place] for place, end in ends.items() if end > committed[place]
+                    }
                     if not lags:
                         break
                     left = ", ".join(f"{topic}:{number} {lag}" for (topic, number), lag in lags.items())
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"records left of {stage} after {deadline_sec:.0f} s: {left}")
+                    if (reached := sum(committed.values())) > furthest:
+                        furthest, moved = reached, time.monotonic()
+                if time.monotonic() > moved + still_sec:
+                    raise TimeoutError(
+                        f"records left of {stage}, which has not moved for {still_sec:.0f} s: {left}"
+                    )
                 time.sleep(TICK_SEC)
     finally:
         offsets.close()
