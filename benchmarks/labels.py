@@ -70,7 +70,8 @@ def command(
     """Labels joined with predictions per second."""
     predictions = predictions or (QUICK_PREDICTIONS if quick else PREDICTIONS)
     labels = labels or (QUICK_LABELS if quick else LABELS)
-    show(measure(predictions, labels, 1 if quick else turns, seed), as_json)
+    found = measure(predictions, labels, 1 if quick else turns, seed)
+    show(found._replace(quick=quick), as_json)
 
 
 def measure(predictions: int, labels: int, turns: int, seed: int) -> Result:

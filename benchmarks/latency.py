@@ -53,6 +53,7 @@ READ_PER_SEC: Final = 5000
 """Of more answers than this in a second, the reader looks at a part: its own work would be what is measured."""
 HIGHEST_ROWS: Final = 600_000
 PERCENTS: Final = (50, 90, 99, 99.9)
+ADDED_PERCENTS: Final = (50, 99)
 
 Found = dict[tuple[str, float], list[Histogram]]
 """What and at which rate → its latencies in each turn."""
@@ -72,7 +73,8 @@ Found = dict[tuple[str, float], list[Histogram]]
 @JSON
 def command(sec: float, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Latency from producer to prediction, open loop, beside a transactional echo and Triton alone."""
-    show(measure(QUICK_SEC if quick else sec, 1 if quick else turns, seed, quick), as_json)
+    found = measure(QUICK_SEC if quick else sec, 1 if quick else turns, seed, quick)
+    show(found._replace(quick=quick), as_json)
 
 
 def measure(sec: float, turns: int, seed: int, quick: bool) -> Result:
@@ -221,7 +223,7 @@ async def _triton(
 
 def _result(found: Found, late_ms: Mapping[str, float], highest: float, seed: int, turns: int) -> Result:
     figures: dict[str, Any] = {"highest_events_per_s": highest}
-    for percent in (50, 99):
+    for percent in ADDED_PERCENTS:
         ours = [histogram.percentile_ms(percent) for histogram in found["ours", COMPARED]]
         beneath = [
             sum_percentile_ms([*parts], percent, seed)

@@ -37,7 +37,7 @@ SETTLE_SEC: Final = 3.0
 @JSON
 def command(subject: str, kind: Format, seed: int, quick: bool, as_json: bool) -> None:
     """Memory of each process, idle and under a backlog."""
-    show(measure(subject, kind, 4 if quick else 1, seed), as_json)
+    show(measure(subject, kind, 4 if quick else 1, seed)._replace(quick=quick), as_json)
 
 
 def measure(subject: str, kind: Format, divisor: int, seed: int) -> Result:

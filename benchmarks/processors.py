@@ -49,10 +49,8 @@ def command(
     rows: int | None, batch_rows: int | None, turns: int, seed: int, quick: bool, as_json: bool
 ) -> None:
     """Rows per second of metrics and drift."""
-    show(
-        measure(rows or (QUICK_ROWS if quick else ROWS), batch_rows, 1 if quick else turns, seed),
-        as_json,
-    )
+    found = measure(rows or (QUICK_ROWS if quick else ROWS), batch_rows, 1 if quick else turns, seed)
+    show(found._replace(quick=quick), as_json)
 
 
 def measure(rows: int, batch_rows: int | None, turns: int, seed: int) -> Result:

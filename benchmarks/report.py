@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goals import Met, compare
 from benchmarks.machine import machine, versions
 
 
@@ -34,6 +35,8 @@ class Result(NamedTuple):
     lines: Sequence[Line]
     seed: int | None = None
     turns: int = 1
+    quick: bool = False
+    """A first look, which no goal binds."""
 
 
 def progress(text: str) -> None:
@@ -48,7 +51,9 @@ def as_object(result: Result) -> dict[str, Any]:
         **{name: _rounded(value) for name, value in result.figures.items()},
         "measured": {line.what: [_rounded(value) for value in line.values] for line in result.lines},
         "units": {line.what: line.unit for line in result.lines},
+        "goals": [goal._asdict() for goal in compare(result.benchmark, result.figures)],
         "turns": result.turns,
+        "quick": result.quick,
         "seed": result.seed,
         "machine": machine(),
         "versions": versions(),
@@ -56,7 +61,22 @@ def as_object(result: Result) -> dict[str, Any]:
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print the table, the figures, machine and versions; with `as_json` the last line is one object."""
+    """Print the table, the figures, machine and versions; with `as_json` the last line is one object. Exit code 1 if a goal is missed."""
+    found = tell(result, as_json)
+    if as_json:
+        click.echo(json.dumps(found))
+    if missed(result):
+        sys.exit(1)
+
+
+def missed(result: Result) -> list[str]:
+    """The goals that this run had to meet and did not, a line each."""
+    goals = () if result.quick else compare(result.benchmark, result.figures)
+    return [_told(goal) for goal in goals if not goal.met]
+
+
+def tell(result: Result, as_json: bool) -> dict[str, Any]:
+    """Print all but the object, on stderr if that will follow; return it."""
     found = as_object(result)
     console = Console(stderr=as_json, width=None if sys.stdout.isatty() else 160)
     console.print(_machine_line(found["machine"]))
@@ -72,8 +92,9 @@ def show(result: Result, as_json: bool) -> None:
         console.print(
             f"{name} = {value if isinstance(value, str | dict | list) else text(value)}", highlight=False
         )
-    if as_json:
-        click.echo(json.dumps(found))
+    for goal in compare(result.benchmark, result.figures):
+        console.print(_told(goal), style="" if goal.met else "bold red", highlight=False)
+    return found
 
 
 def median(values: Iterable[float]) -> float | None:
@@ -111,6 +132,10 @@ def text(value: Any) -> str:
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _told(goal: Met) -> str:
+    return f"{'met' if goal.met else 'MISSED'}: {goal.figure} = {text(goal.found)}, asked {goal.bound} {text(goal.value)}"
 
 
 def _machine_line(found: Mapping[str, Any]) -> str:

@@ -44,7 +44,8 @@ LABELS_PER_PREDICTION: Final = 0.1
 @JSON
 def command(rows: int | None, turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """One and two gateways; a model of a cluster."""
-    show(measure(rows or (QUICK_ROWS if quick else ROWS), 1 if quick else turns, seed, quick), as_json)
+    found = measure(rows or (QUICK_ROWS if quick else ROWS), 1 if quick else turns, seed, quick)
+    show(found._replace(quick=quick), as_json)
 
 
 def measure(rows: int, turns: int, seed: int, quick: bool) -> Result:

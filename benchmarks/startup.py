@@ -31,7 +31,7 @@ LIMIT_SEC: Final = 60.0
 @JSON
 def command(turns: int, seed: int, quick: bool, as_json: bool) -> None:
     """Time until the stack is ready, and until a gateway answers."""
-    show(measure(1 if quick else turns, seed), as_json)
+    show(measure(1 if quick else turns, seed)._replace(quick=quick), as_json)
 
 
 def measure(turns: int, seed: int) -> Result:

@@ -51,7 +51,8 @@ AT_MS: Final = 1_700_000_000_000
 @JSON
 def command(subject: str, kind: Format, seed: int, quick: bool, as_json: bool) -> None:
     """CPU of each step of the gateway, in microseconds a row."""
-    show(measure(subject, kind, seed, QUICK_STEP_SEC if quick else STEP_SEC), as_json)
+    found = measure(subject, kind, seed, QUICK_STEP_SEC if quick else STEP_SEC)
+    show(found._replace(quick=quick), as_json)
 
 
 def measure(subject: str, kind: Format, seed: int, step_sec: float) -> Result:

@@ -78,7 +78,8 @@ def command(
     if quick:
         turns, with_peers = 1, False
     rows = rows or default_rows(subject, kind, quick)
-    show(measure(subject, kind, stage, rows, gateways, turns, with_peers, seed, quick), as_json)
+    found = measure(subject, kind, stage, rows, gateways, turns, with_peers, seed, quick)
+    show(found._replace(quick=quick), as_json)
 
 
 def default_rows(subject: str, kind: Format, quick: bool) -> int:
@@ -223,6 +224,8 @@ def _result(
     }  # fmt: skip
     for peer in peering.PEERS:
         figures[f"ratio_to_{peer.key}"] = ratio(in_turns(ours, per_sec.get(peer.name, {})))
+    sizes = {name: values for name, values in found.rss_mb.items() if ": gateway" in name}
+    figures["gateway_mb_max"] = max((mb for values in sizes.values() for mb in values.values()), default=None)
     figures["not_measured"] = missing
     lines = [Line(stage, list(values.values()), "rows/s") for stage, values in per_sec.items()]
     lines += [
@@ -230,9 +233,5 @@ def _result(
         for stage, values in found.others.items()
     ]
     lines += [Line(f"CPU {name}", list(values.values()), "µs/row") for name, values in found.cpu_us.items()]
-    lines += [
-        Line(f"memory {name}", list(values.values()), "MB")
-        for name, values in found.rss_mb.items()
-        if ": gateway" in name
-    ]
+    lines += [Line(f"memory {name}", list(values.values()), "MB") for name, values in sizes.items()]
     return Result("throughput", figures, lines, seed, turns)

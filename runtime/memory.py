@@ -33,8 +33,8 @@ def keep_freed() -> bool:
 def give_back_freed(above_bytes: int = RESIDENT_BYTES) -> bool:
     """Give all that is freed back to the system, if more than `above_bytes` are resident; return whether it was done.
 
-    glibc has a heap for each few threads, and `keep_freed` counts for each of them. Threads that come and go, as those of a Kafka client that is
-    replaced do, leave theirs behind: of 450 MB that a gateway held after a dozen faults, 117 were in use.
+    glibc has a heap for each few threads, and what `keep_freed` lets it keep counts for each of them: of 499 MB that a gateway held after a dozen
+    faults, 117 were in use.
 
     Source: malloc_trim(3), proc(5).
     """

@@ -14,11 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import BENCHMARKS, everything, page
+from benchmarks.goals import GOALS, compare
 from benchmarks.histogram import Histogram, sum_percentile_ms
+from benchmarks.latency import ADDED_PERCENTS
 from benchmarks.live import GROWTH_SHARE, LEAST_SHARE, Point, Step, judged, search
 from benchmarks.load import FORMATS, bodies
 from benchmarks.observed import Observed
-from benchmarks.report import Line, Result, as_object, in_turns, median, ratio
+from benchmarks.peering import PEERS
+from benchmarks.report import Line, Result, as_object, in_turns, median, ratio, show
 from benchmarks.scale import LABELS_PER_PREDICTION, REPLICAS, UTILISATION, cluster, cpu_us_per_prediction
 from benchmarks.serving import Turns
 from benchmarks.subject import SUBJECTS
@@ -190,17 +193,18 @@ def test_observations_made_by_hand_fit_the_schema_and_never_repeat_an_id() -> No
 
 def test_the_page_shows_every_benchmark_and_says_what_failed(tmp_path: Path) -> None:
     result = Result(
-        "throughput",
-        {"events_per_s": 5.0, "ratio_to_mlserver": None, "not_measured": {"MLServer": "no wheel"}},
+        "memory",
+        {"gateway_mb_max": 301.0, "ratio_to_mlserver": None, "not_measured": {"MLServer": "no wheel"}},
         [Line("gateway", [1.0, 3.0, 2.0], "rows/s"), Line("MLServer", [], "rows/s")],
         seed=0,
         turns=3,
     )
-    html = page.write({"throughput": as_object(result)}, {"live": "it broke"}, tmp_path).read_text()
+    html = page.write({"memory": as_object(result)}, {"live": "it broke"}, tmp_path).read_text()
     assert "no wheel" in html
     assert "it broke" in html
+    assert "asked at most 300" in html
     assert html.count("data:image/png;base64,") == 1
-    assert json.loads((tmp_path / page.RESULTS).read_text())["throughput"]["measured"]["gateway"] == [1, 3, 2]
+    assert json.loads((tmp_path / page.RESULTS).read_text())["memory"]["measured"]["gateway"] == [1, 3, 2]
 
 
 def test_one_benchmark_that_breaks_does_not_end_the_others(
@@ -218,6 +222,43 @@ def test_one_benchmark_that_breaks_does_not_end_the_others(
     found = json.loads(result.stdout.splitlines()[-1])
     assert (list(found["results"]), found["failed"]) == (["whole"], {"broken": "RuntimeError: no such thing"})
     assert "no such thing" in (tmp_path / page.PAGE).read_text()
+
+
+def test_a_benchmark_that_misses_a_goal_says_so_and_fails_and_a_first_look_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slow = Result("live", {"live_events_per_s": 79_999.0}, [])
+    with pytest.raises(SystemExit) as end:
+        show(slow, as_json=True)
+    assert end.value.code == 1
+    told = capsys.readouterr()
+    assert "MISSED: live_events_per_s = 79,999, asked at least 80,000" in told.err
+    goals = json.loads(told.out.splitlines()[-1])["goals"]
+    assert [(goal["figure"], goal["met"]) for goal in goals] == [("live_events_per_s", False)]
+    show(slow._replace(quick=True), as_json=False)
+    assert "MISSED" in capsys.readouterr().out
+    show(Result("live", {"live_events_per_s": 80_000.0}, []), as_json=False)
+    assert "met: live_events_per_s" in capsys.readouterr().out
+
+
+def test_a_goal_binds_the_runs_that_it_names_and_what_was_measured() -> None:
+    figures = dict.fromkeys([goal.figure for goal in GOALS["throughput"]])
+    figures |= {"gateway_events_per_s": 169_000.0, "subject": "floats_8", "format": "json"}
+    assert compare("throughput", figures | {"gateways": 1}) == []
+    assert [goal.met for goal in compare("throughput", figures | {"gateways": 2})] == [False]
+    wide = figures | {"subject": "floats_784", "gateways": 1}
+    assert [(goal.value, goal.met) for goal in compare("throughput", wide)] == [(20_000, True)]
+
+
+def test_every_goal_is_of_a_figure_of_its_benchmark() -> None:
+    computed = {
+        "throughput": {f"ratio_to_{peer.key}" for peer in PEERS},
+        "latency": {f"added_p{percent}_ms" for percent in ADDED_PERCENTS},
+    }
+    for name, goals in GOALS.items():
+        source = Path(sys.modules[f"benchmarks.{name}"].__file__ or "").read_text()
+        for figure in {part for goal in goals for part in (goal.figure, *goal.where)}:
+            assert f'"{figure}"' in source or figure in computed.get(name, ()), (name, figure)
 
 
 def test_every_benchmark_in_the_table_is_a_command_with_json() -> None:
